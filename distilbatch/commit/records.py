@@ -1,0 +1,191 @@
+"""The JSON records of the control folder, validated when read: a damaged or hostile record stops the run.
+
+Each is written once, by put-if-absent. File names in records are checked, so that none can leave its folder.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Any, Literal, TypeVar
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
+from typing_extensions import Self
+
+from distilbatch.errors import ConflictError
+from distilbatch.fingerprint import fingerprint
+from distilbatch.records import Fragment, Shard, StagedFile
+
+MAX_RECORD_BYTES = 512 << 20
+
+_STAGED_NAME = re.compile(r"\d{5,}-[0-9a-f]{32}-\d{3,}\.parquet")
+
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$")]
+Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+Count = Annotated[int, Field(ge=0)]
+
+
+class _Record(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=False)
+
+    def to_bytes(self) -> bytes:
+        """The record as JSON with a final newline."""
+        return self.model_dump_json(indent=1).encode() + b"\n"
+
+
+def _inside(path: str) -> str:
+    """Refuse a path that leaves the folder it is relative to."""
+    if path.startswith("/") or "\0" in path or ".." in path.split("/"):
+        raise ValueError("expected a relative path that stays inside its folder")
+    return path
+
+
+RecordT = TypeVar("RecordT", bound=_Record)
+
+
+class BadFileRecord(_Record):
+    """A source file that the plan leaves out, and why."""
+
+    path: str
+    reason: str
+
+
+class PlanRecord(_Record):
+    """The only list of work of a run key; immutable.
+
+    ``fragments`` are the pinned inputs, ``shards`` the row ranges to label, ``semantic`` the settings that
+    change results.
+    """
+
+    format: Literal[1] = 1
+    job: Name
+    window: Name
+    source_root: str
+    model_fingerprints: dict[str, Digest]
+    semantic: dict[str, Any]
+    fragments: tuple[Fragment, ...]
+    shards: tuple[Shard, ...]
+    bad_files: tuple[BadFileRecord, ...] = ()
+    limit: int | None = None
+    version: str
+
+    @field_validator("fragments")
+    @classmethod
+    def _check_paths(cls, fragments: tuple[Fragment, ...]) -> tuple[Fragment, ...]:
+        for fragment in fragments:
+            _inside(fragment.path)
+        return fragments
+
+    @model_validator(mode="after")
+    def _check_shards(self) -> Self:
+        for index, shard in enumerate(self.shards):
+            if shard.index != index or not 0 <= shard.fragment < len(self.fragments):
+                raise ValueError(f"shard {index}: expected its own index and a fragment of this plan")
+        return self
+
+    @property
+    def plan_id(self) -> str:
+        """sha256 over everything that defines the work; the library's version is only noted."""
+        content = self.model_dump(mode="json", exclude={"version", "bad_files"})
+        return fingerprint(content)
+
+    @property
+    def run_key(self) -> str:
+        """Job and logical window."""
+        return f"{self.job}/{self.window}"
+
+    @property
+    def num_rows(self) -> int:
+        """Rows the run has to account for."""
+        return sum(shard.num_rows for shard in self.shards)
+
+
+class ClaimRecord(_Record):
+    """Entry of a job's chain: this window labels these rows. Holds the plan, so a crash before K2 loses nothing."""
+
+    plan: PlanRecord
+
+
+class OwnerRecord(_Record):
+    """Who owns a run key from this epoch on; advisory, it only saves computing twice."""
+
+    epoch: Annotated[int, Field(ge=1)]
+    host: str
+    pid: int
+    process: str
+    run_id: str
+
+
+class ShardRecord(_Record):
+    """Elects the winning attempt of a shard: the shard's commit."""
+
+    index: Count
+    shard_id: Digest
+    plan_id: Digest
+    attempt_id: Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")]
+    files: tuple[StagedFile, ...]
+    num_rows: Count
+    statuses: dict[str, Count]
+    schema_sha256: Digest
+    metrics: dict[str, float] = {}
+    label_counts: dict[str, dict[str, Count]] = {}
+
+    @field_validator("files")
+    @classmethod
+    def _check_names(cls, files: tuple[StagedFile, ...]) -> tuple[StagedFile, ...]:
+        for file in files:
+            if _STAGED_NAME.fullmatch(file.name) is None:
+                raise ValueError(f"expected a staged file's name, found {file.name!r}")
+        return files
+
+
+class CommitRecord(_Record):
+    """The decision over the whole run: after it, publishing is only rolled forward."""
+
+    plan_id: Digest
+    epoch: Count
+    run_id: str
+    num_rows: Count
+    statuses: dict[str, Count]
+    attempts: dict[int, str]
+
+
+class PublishedFile(_Record):
+    """A file below ``data/``, relative to the sink's folder."""
+
+    path: Annotated[str, AfterValidator(_inside)]
+    num_rows: Count
+    size_bytes: Count
+    sha256: Digest
+
+
+class DoneRecord(_Record):
+    """Publishing is finished: the list of what readers see of this run."""
+
+    plan_id: Digest
+    num_rows: Count
+    files: tuple[PublishedFile, ...]
+
+
+def parse(kind: type[RecordT], data: bytes, *, where: str) -> RecordT:
+    """Read a record.
+
+    Raises:
+        ConflictError: The bytes are not a valid record of this kind.
+    """
+    try:
+        return kind.model_validate_json(data)
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise ConflictError(
+            f"{where}: not a valid {kind.__name__}",
+            found=f"{'.'.join(map(str, first['loc']))}: {first['msg']}",
+            remedy="the control folder was edited or damaged; restore it or write to a new sink.path",
+        ) from error

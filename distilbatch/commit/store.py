@@ -1,0 +1,150 @@
+"""The one primitive the protocol stands on: create a file exclusively, atomically and durably.
+
+A store for object storage (conditional PUT) has its place beside :class:`LocalStore`.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from pathlib import Path
+from typing import Protocol
+from uuid import uuid4
+
+from typing_extensions import override
+
+from distilbatch.errors import SetupError, os_errors
+
+
+class Store(Protocol):
+    """Where records and published files live."""
+
+    def put_new(self, path: Path, data: bytes) -> bool:
+        """Create ``path`` with ``data``, durably; False, and nothing changed, when it exists already."""
+
+    def link_new(self, staged: Path, final: Path) -> bool:
+        """Make a staged file visible as ``final``; False, and nothing changed, when ``final`` exists already."""
+
+    def read(self, path: Path, *, max_bytes: int) -> bytes | None:
+        """The content of ``path``; None when there is none."""
+
+    def names(self, folder: Path) -> list[str]:
+        """Names in ``folder``, sorted; empty when there is no such folder."""
+
+    def size(self, path: Path) -> int | None:
+        """Size in bytes; None when there is no such file."""
+
+    def replace(self, path: Path, data: bytes) -> None:
+        """Write a derived file, whatever was there; readers see the old or the new content, never a mixture."""
+
+    def remove(self, path: Path) -> None:
+        """Remove a file that nothing needs any more; no error when it is gone."""
+
+
+class LocalStore(Store):
+    """A local or network file system with atomic ``link``.
+
+    Guarantee: what :meth:`put_new` and :meth:`link_new` acknowledged survives the death of the process and, as
+    far as the disk honours fsync, the loss of power.
+    """
+
+    @override
+    def put_new(self, path: Path, data: bytes) -> bool:
+        with os_errors(path):
+            make_folder(path.parent)
+            temporary = path.parent / f".{path.name}.{uuid4().hex}.tmp"
+            try:
+                _write_durably(temporary, data)
+                return _link(temporary, path)
+            finally:
+                temporary.unlink(missing_ok=True)  # another name of the same file; never the final one
+
+    @override
+    def link_new(self, staged: Path, final: Path) -> bool:
+        with os_errors(final):
+            make_folder(final.parent)
+            return _link(staged, final)
+
+    @override
+    def read(self, path: Path, *, max_bytes: int) -> bytes | None:
+        with os_errors(path):
+            try:
+                with path.open("rb") as file:
+                    data = file.read(max_bytes + 1)
+            except FileNotFoundError:
+                return None
+        if len(data) > max_bytes:
+            raise SetupError(f"{path}: too large for a record", expected=f"at most {max_bytes} bytes")
+        return data
+
+    @override
+    def names(self, folder: Path) -> list[str]:
+        with os_errors(folder):
+            try:
+                return sorted(entry for entry in os.listdir(folder) if not entry.startswith("."))
+            except FileNotFoundError:
+                return []
+
+    @override
+    def size(self, path: Path) -> int | None:
+        try:
+            return path.stat().st_size
+        except FileNotFoundError:
+            return None
+
+    @override
+    def replace(self, path: Path, data: bytes) -> None:
+        with os_errors(path):
+            make_folder(path.parent)
+            temporary = path.parent / f".{path.name}.{uuid4().hex}.tmp"
+            try:
+                _write_durably(temporary, data)
+                os.replace(temporary, path)
+            finally:
+                temporary.unlink(missing_ok=True)
+
+    @override
+    def remove(self, path: Path) -> None:
+        with os_errors(path):
+            path.unlink(missing_ok=True)
+
+
+def make_folder(folder: Path) -> None:
+    """Create a folder and its parents, each made durable in its own parent."""
+    missing: list[Path] = []
+    while not folder.is_dir():
+        missing.append(folder)
+        folder = folder.parent
+    for path in reversed(missing):
+        path.mkdir(exist_ok=True)
+        fsync_folder(path.parent)
+
+
+def fsync_folder(folder: Path) -> None:
+    """Make the names in a folder durable."""
+    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _write_durably(path: Path, data: bytes) -> None:
+    with path.open("xb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _link(source: Path, final: Path) -> bool:
+    try:
+        os.link(source, final)
+        created = True
+    except OSError as error:
+        # NFS may have made the link and lost the reply; two names then share one file.
+        created = os.stat(source).st_nlink > 1 and final.exists() and final.samefile(source)
+        if not created and error.errno != errno.EEXIST:
+            raise
+    # Also when it existed before: the caller is about to rely on it.
+    fsync_folder(final.parent)
+    return created

@@ -1,0 +1,29 @@
+"""Strict configs: YAML files, environment and overrides to one checked, immutable ``Config``."""
+
+from __future__ import annotations
+
+from distilbatch.config.annotations import Annotation, TextClassification
+from distilbatch.config.engines import Engine
+from distilbatch.config.load import load_config, load_config_files, show_config
+from distilbatch.config.models import Config, Job
+from distilbatch.config.tables import Columns, ParquetSink, ParquetSource, Sink, Source
+from distilbatch.config.templates import render, resolve_date, today_in
+
+__all__ = [
+    "Annotation",
+    "Columns",
+    "Config",
+    "Engine",
+    "Job",
+    "ParquetSink",
+    "ParquetSource",
+    "Sink",
+    "Source",
+    "TextClassification",
+    "load_config",
+    "load_config_files",
+    "render",
+    "resolve_date",
+    "show_config",
+    "today_in",
+]

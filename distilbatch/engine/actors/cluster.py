@@ -1,0 +1,145 @@
+"""Joins a Ray cluster or starts a local one that nobody outside this machine can reach."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import ray
+from ray._private import services
+
+from distilbatch.config import Engine
+from distilbatch.errors import SetupError
+
+LOOPBACK = "127.0.0.1"
+_OBJECT_STORE_BYTES = 128 << 20  # only descriptors and small results pass through it
+_UNSAFE_VARIABLE = "RAY_DATA_AUTOLOAD_CLOUDPICKLE_TENSOR_METADATA"
+_MAX_SMALL_CLUSTER_CPUS = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Slots:
+    """How many actors a cluster holds and what each reserves.
+
+    Args:
+        actors: How many.
+        cpus: CPUs of each.
+        gpus: GPUs of each; 0 computes on the CPU.
+        threads: CPU threads each computes with.
+    """
+
+    actors: int
+    cpus: float
+    gpus: float
+    threads: int
+
+
+@contextmanager
+def connected(engine: Engine) -> Iterator[None]:
+    """Be connected to a cluster inside the block.
+
+    A connection that was there before is used and left alone. Otherwise ``engine.address`` or ``RAY_ADDRESS`` is
+    joined, else a local cluster is started, with its ports on the loopback interface, and ended with the block.
+
+    Raises:
+        SetupError: The cluster cannot be reached or started, or an environment variable makes Ray unsafe.
+    """
+    if os.environ.get(_UNSAFE_VARIABLE):
+        raise SetupError(
+            f"{_UNSAFE_VARIABLE} is set", found="a setting that lets a Parquet file run code", remedy="unset it"
+        )
+    if ray.is_initialized():
+        yield
+        return
+    address = engine.address or os.environ.get("RAY_ADDRESS")
+    try:
+        if address:
+            ray.init(address=address, log_to_driver=False, logging_level=logging.WARNING)
+        else:
+            _start_local()
+    except (ConnectionError, ValueError, RuntimeError, OSError) as error:
+        raise SetupError(
+            f"Ray cluster {address or 'on this machine'}",
+            expected="a cluster to work on",
+            found=f"{type(error).__name__}: {error}",
+            remedy="check RAY_ADDRESS and the cluster, or set engine.type: local",
+        ) from error
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def plan_slots(engine: Engine, *, num_shards: int) -> Slots:
+    """Fill the connected cluster with actors, as far as the config leaves it open.
+
+    Args:
+        engine: The engine section.
+        num_shards: More actors than shards would idle.
+
+    Raises:
+        SetupError: The cluster has not what one actor needs.
+    """
+    total: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
+    cpus, gpus = float(total.get("CPU", 0)), float(total.get("GPU", 0))
+    per_gpu = 0.0
+    if isinstance(engine.gpus_per_actor, (int, float)):
+        per_gpu = float(engine.gpus_per_actor)
+    elif gpus and engine.device != "cpu":
+        per_gpu = 1.0
+    per_cpu = _cpus_per_actor(engine, cpus, gpus / per_gpu if per_gpu else 0)
+    fit = int(min(cpus // per_cpu, gpus // per_gpu if per_gpu else cpus // per_cpu))
+    if fit < 1:
+        raise SetupError(
+            "no actor fits into the cluster",
+            expected=f"{per_cpu:g} CPUs and {per_gpu:g} GPUs for one",
+            found=f"{cpus:g} CPUs and {gpus:g} GPUs",
+            remedy="lower engine.cpus_per_actor or engine.gpus_per_actor",
+        )
+    actors = engine.actors if isinstance(engine.actors, int) else fit
+    threads = engine.threads if isinstance(engine.threads, int) else max(1, int(per_cpu))
+    return Slots(min(actors, fit, max(1, num_shards)), per_cpu, per_gpu, threads)
+
+
+def _cpus_per_actor(engine: Engine, cpus: float, gpu_slots: float) -> float:
+    if isinstance(engine.cpus_per_actor, (int, float)):
+        return float(engine.cpus_per_actor)
+    if gpu_slots:  # tokenization has to keep up with a GPU
+        return max(1.0, cpus // gpu_slots)
+    # Single-threaded actors have no barriers between cores; on large machines their models would fill the memory.
+    return 1.0 if cpus <= _MAX_SMALL_CLUSTER_CPUS else 4.0
+
+
+def _start_local() -> None:
+    # Ports without a token are open to every user of the machine; older releases default to none.
+    os.environ.setdefault("RAY_AUTH_MODE", "token")
+    with _loopback_only():
+        ray.init(
+            address="local",
+            include_dashboard=False,
+            dashboard_host=LOOPBACK,
+            _node_ip_address=LOOPBACK,
+            object_store_memory=_OBJECT_STORE_BYTES,
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+        )
+
+
+@contextmanager
+def _loopback_only() -> Iterator[None]:
+    """Keep Ray from replacing the loopback address by the machine's own, which opens its ports to the network.
+
+    Ray has no setting for it. Where the private function is gone, the cluster starts with Ray's own choice.
+    """
+    replaced = getattr(services, "resolve_ip_for_localhost", None)
+    if replaced is None:
+        yield
+        return
+    services.resolve_ip_for_localhost = lambda host: host
+    try:
+        yield
+    finally:
+        services.resolve_ip_for_localhost = replaced

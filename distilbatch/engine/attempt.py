@@ -1,0 +1,80 @@
+"""One try at a shard: its id, the trace it leaves of the rows it computes, and how it is given up."""
+
+from __future__ import annotations
+
+import os
+import threading
+from pathlib import Path
+from uuid import uuid4
+
+import numpy as np
+from numpy.typing import NDArray
+
+from distilbatch.engine.spec import ShardTask
+from distilbatch.errors import InterruptedRunError
+from distilbatch.records import SourceBatch
+
+
+class Attempt:
+    """One try at a shard.
+
+    The trace is written without fsync: the page cache outlives the process, and a machine that goes down is not
+    the fault of a row.
+
+    Args:
+        task: The shard.
+        trace: Where the trace goes.
+        stop: Once set, the attempt is given up before its next token batch; None for never.
+    """
+
+    def __init__(self, task: ShardTask, *, trace: Path, stop: threading.Event | None) -> None:
+        self.task = task
+        self.fragment = task.fragment
+        self.attempt_id = uuid4().hex
+        self._stop = stop
+        self._path = trace
+        self._crashing = frozenset(task.crashing_rows)
+        self._files: dict[str, int] = {}
+
+    def leave_trace(self, stage: str, rows: NDArray[np.int64]) -> None:
+        """Note the source rows that ``stage`` is about to compute.
+
+        Raises:
+            InterruptedRunError: The run is being stopped.
+        """
+        if self._stop is not None and self._stop.is_set():
+            raise InterruptedRunError(
+                f"shard {self.task.shard.index} was given up", remedy="run the same command again"
+            )
+        if stage not in self._files:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            self._files[stage] = os.open(trace_path(self._path, stage), os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        data = np.concatenate([[len(rows)], rows]).astype(np.int64).tobytes()
+        os.pwrite(self._files[stage], data, 0)
+
+    def crashing_rows(self, buffer: SourceBatch) -> set[int]:
+        """Buffer rows that must not be computed."""
+        stop = buffer.row_start + buffer.batch.num_rows
+        return {row - buffer.row_start for row in self._crashing if buffer.row_start <= row < stop}
+
+    def close(self) -> None:
+        """Remove the trace: the attempt ended without the help of the operating system."""
+        for stage, handle in self._files.items():
+            os.close(handle)
+            trace_path(self._path, stage).unlink(missing_ok=True)
+
+
+def trace_path(path: Path, stage: str) -> Path:
+    """The trace of one stage."""
+    return path.with_suffix(f".{stage}.rows")
+
+
+def read_trace(path: Path) -> tuple[int, ...]:
+    """The source rows a dead attempt was computing, rising; empty when it left no trace."""
+    rows: set[int] = set()
+    for stage in ("predict", "tokenize"):
+        file = trace_path(path, stage)
+        values = np.fromfile(file, dtype=np.int64) if file.is_file() else np.zeros(1, np.int64)
+        if len(values) and 0 < values[0] < len(values):
+            rows.update(values[1 : int(values[0]) + 1].tolist())
+    return tuple(sorted(rows))

@@ -1,0 +1,95 @@
+"""The dead letter: rows that could not be annotated, with their text, so that they can be looked at and retried.
+
+Derived from the committed output and the source after a run, hence never a second output to keep consistent.
+Null and empty rows are not in it: there is nothing to retry.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from uuid import uuid4
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from distilbatch import schema
+from distilbatch.commit.ledger import RunLedger
+from distilbatch.commit.records import PlanRecord, ShardRecord
+from distilbatch.engine.job import Job
+from distilbatch.errors import DistilbatchError
+from distilbatch.layout import published_name
+from distilbatch.records import Fragment, RowStatus
+from distilbatch.sink.parquet import ParquetStager
+from distilbatch.source.reader import read_shard
+
+
+def write_dead_letter(job: Job, plan: PlanRecord, ledger: RunLedger, source_schema: pa.Schema) -> None:
+    """Write the run's error rows with their text; removes an older one when there are none.
+
+    Args:
+        job: The job.
+        plan: Its plan.
+        ledger: Its records; publishing must be finished.
+        source_schema: The columns to give each row back with.
+    """
+    final = ledger.layout.dead_letter
+    temporary = final.with_name(f"{uuid4().hex}.tmp")
+    stager = ParquetStager(lambda part: temporary, footer={"run_key": plan.run_key, "plan_id": plan.plan_id})
+    with stager:
+        for batch in _error_rows(job, plan, ledger, source_schema):
+            stager.write(batch)
+        files = stager.close()
+    if files:
+        os.replace(temporary, final)
+    else:
+        final.unlink(missing_ok=True)
+
+
+def _error_rows(job: Job, plan: PlanRecord, ledger: RunLedger, source_schema: pa.Schema) -> Iterator[pa.RecordBatch]:
+    for shard in plan.shards:
+        record = ledger.shard(shard.index)
+        if record is None or not record.statuses.get(RowStatus.ERROR.value):
+            continue
+        fragment = plan.fragments[shard.fragment]
+        for row, error in _errors_of(ledger, record):
+            yield _with_source(job, fragment, row, error, source_schema)
+
+
+def _errors_of(ledger: RunLedger, record: ShardRecord) -> Iterator[tuple[int, str]]:
+    for part, file in enumerate(record.files):
+        name = published_name(record.index, record.shard_id, part, len(record.files))
+        rows = pq.ParquetFile(ledger.layout.published(file.partition, name)).read(columns=[schema.ROW])
+        column = rows.column(schema.ROW).combine_chunks()
+        broken = column.filter(pc.equal(column.field(schema.STATUS), RowStatus.ERROR.value))
+        for item in broken.to_pylist():
+            yield item[schema.SOURCE_ROW], item[schema.ERROR]
+
+
+def _with_source(job: Job, fragment: Fragment, row: int, error: str, source_schema: pa.Schema) -> pa.RecordBatch:
+    try:
+        found = next(
+            read_shard(
+                job.source_root,
+                fragment,
+                row,
+                row + 1,
+                schema=source_schema,
+                text_column=job.config.source.columns.text,
+                on_bad_rows="error-rows",
+            )
+        ).batch
+    except DistilbatchError:
+        # The source has moved on since; the place and the error are still worth having.
+        found = pa.RecordBatch.from_arrays([pa.nulls(1, f.type) for f in source_schema], schema=source_schema)
+    place = [pa.array([fragment.path]), pa.array([row], pa.int64()), pa.array([error])]
+    names = [schema.SOURCE_FILE, schema.SOURCE_ROW, schema.ERROR]
+    return pa.RecordBatch.from_arrays([*found.columns, *place], names=[*source_schema.names, *names])
+
+
+def dead_letter_path(ledger: RunLedger) -> Path | None:
+    """Where the run's dead letter is; None when every row could be annotated."""
+    path = ledger.layout.dead_letter
+    return path if path.is_file() else None

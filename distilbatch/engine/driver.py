@@ -1,0 +1,297 @@
+"""The driver: plans, dispatches and is the only committer. Steps K0 to K14 of the commit protocol, in order."""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from datetime import date, datetime, timezone
+from pathlib import Path
+
+from distilbatch import __version__
+from distilbatch.commit.claims import ClaimChain
+from distilbatch.commit.ledger import RunLedger
+from distilbatch.commit.ownership import Ownership
+from distilbatch.commit.records import PlanRecord
+from distilbatch.commit.store import LocalStore, Store
+from distilbatch.config import Config, load_config, resolve_date, today_in
+from distilbatch.engine.dead_letter import write_dead_letter
+from distilbatch.engine.executor import Executor
+from distilbatch.engine.job import Job, model_fingerprint, resolve_job
+from distilbatch.engine.local import LocalExecutor
+from distilbatch.engine.planning import list_source, obtain_plan, refuse_changes
+from distilbatch.engine.spec import PoolEvent, ShardFailure, ShardTask, WorkerSpec
+from distilbatch.engine.summary import RunReport, summarize, to_metrics
+from distilbatch.errors import BusyError, ConflictError, DataError, InterruptedRunError, StopError
+from distilbatch.records import ShardResult
+from distilbatch.source.listing import Listing
+
+ConfigLike = Config | Path | str | Mapping[str, object]
+
+COMMITTED = "committed"
+ALREADY_COMMITTED = "already committed"
+
+_log = logging.getLogger("distilbatch")
+
+
+class Progress:
+    """Told how a run goes on; the default does nothing. All calls come from the driver's thread."""
+
+    def planned(self, plan: PlanRecord, recorded: int) -> None:
+        """The plan is fixed and ``recorded`` of its shards are committed already."""
+
+    def shard_committed(self, result: ShardResult) -> None:
+        """A shard of this attempt is committed."""
+
+    def event(self, event: PoolEvent) -> None:
+        """A worker started, died or was replaced."""
+
+
+def run(
+    config: ConfigLike,
+    *,
+    day: str | date | None = None,
+    limit: int | None = None,
+    overrides: Sequence[str] = (),
+    progress: Progress | None = None,
+    stop: threading.Event | None = None,
+) -> RunReport:
+    """Label a table: every planned row is in the committed output exactly once when this returns.
+
+    Running it again after any failure resumes; running it again after success does nothing.
+
+    Args:
+        config: A config, its file, or the mapping such a file would hold.
+        day: The logical window: ``today``, ``yesterday``, ``YYYY-MM-DD`` or a date; None for a run without one.
+            Each window labels the rows that no earlier window of the job has claimed.
+        limit: Label this many rows, as a sample; a later run labels the others.
+        overrides: ``section.key=value`` settings that win over the config.
+        progress: Told how the run goes on.
+        stop: Once set, the run ends at a resumable point.
+
+    Raises:
+        DistilbatchError: See :mod:`distilbatch.errors`; every kind names its reaction and its exit code.
+    """
+    job = resolve_run(config, day=day, limit=limit, overrides=overrides)
+    return Driver(job, progress=progress, stop=stop).run()
+
+
+def resolve_run(
+    config: ConfigLike, *, day: str | date | None = None, limit: int | None = None, overrides: Sequence[str] = ()
+) -> Job:
+    """Load a config and resolve it; see :func:`run` for the arguments."""
+    if not isinstance(config, Config):
+        config = load_config(config, overrides=overrides, environ=os.environ)
+    if isinstance(day, str):
+        day = resolve_date(day, today=today_in(config.job.timezone, now=datetime.now(timezone.utc)))
+    return resolve_job(config, day=day, limit=limit)
+
+
+class Driver:
+    """Runs one job to its end.
+
+    Args:
+        job: The job.
+        store: Where records and published files live.
+        progress: Told how the run goes on.
+        stop: Once set, the run ends at a resumable point.
+        make_executor: Builds what runs the shards; by default what ``engine.type`` names.
+    """
+
+    def __init__(
+        self,
+        job: Job,
+        *,
+        store: Store | None = None,
+        progress: Progress | None = None,
+        stop: threading.Event | None = None,
+        make_executor: Callable[[Job, WorkerSpec], Executor] | None = None,
+    ) -> None:
+        self._job = job
+        self._store = store or LocalStore()
+        self._progress = progress or Progress()
+        self._stop = stop or threading.Event()
+        self._make_executor = make_executor or executor_for
+
+    def run(self) -> RunReport:
+        """Finish what earlier windows left unfinished, then this one; see :func:`run`."""
+        if self._is_done(self._job):
+            return self._already_committed(self._job)
+        listing = list_source(self._job)
+        earlier = tuple(self._finish(job, listing) for job in self._unfinished_windows())
+        report = self._run_window(self._job, listing)
+        return replace(report, earlier=tuple(item for item in earlier if item is not None))
+
+    def _is_done(self, job: Job) -> bool:
+        return RunLedger(self._store, job.layout).done() is not None
+
+    def _already_committed(self, job: Job) -> RunReport:
+        ledger = RunLedger(self._store, job.layout)
+        plan = obtain_plan(job, self._store)
+        ledger.clean()
+        return summarize(ledger, plan, state=ALREADY_COMMITTED, seconds=0.0, rows_this_attempt=0)
+
+    def _unfinished_windows(self) -> list[Job]:
+        """Earlier windows of the chain that hold claims without having published; their rows belong to nobody else."""
+        chain = ClaimChain(self._store, self._job.sink, self._job.name)
+        jobs = []
+        for plan in chain.plans():
+            if plan.window == self._job.window:
+                break
+            job = self._job.with_window(plan.window, plan.limit)
+            if not self._is_done(job):
+                refuse_changes(plan, job)
+                jobs.append(job)
+        return jobs
+
+    def _finish(self, job: Job, listing: Listing) -> RunReport | None:
+        _log.warning("%s is unfinished; finishing it first", job.run_key)
+        try:
+            return self._run_window(job, listing)
+        except BusyError as error:
+            # Alive elsewhere: its claims stay its own, and this window has none of its rows.
+            _log.warning("%s", error)
+            return None
+
+    def _run_window(self, job: Job, listing: Listing) -> RunReport:
+        start = time.perf_counter()
+        plan = obtain_plan(job, self._store, listing)  # K2
+        ledger = RunLedger(self._store, job.layout)
+        owner = Ownership(self._store, job.layout)
+        epoch = owner.take()  # K3
+        try:
+            rows = 0
+            if ledger.commit() is None:
+                rows = self._label(job, plan, ledger, owner, listing)  # K4 to K8
+                ledger.decide(plan, epoch=epoch, run_id=owner.run_id)  # K10, K11
+            ledger.publish(plan)  # K12, K13
+            seconds = time.perf_counter() - start
+            report = summarize(ledger, plan, state=COMMITTED, seconds=seconds, rows_this_attempt=rows)
+            # K14: derived, and made again from the records by whoever wants them.
+            self._store.replace(job.layout.metrics, to_metrics(report))
+            write_dead_letter(job, plan, ledger, listing.schema)
+            ledger.clean()
+            return report
+        finally:
+            owner.release()
+
+    def _label(self, job: Job, plan: PlanRecord, ledger: RunLedger, owner: Ownership, listing: Listing) -> int:
+        """Process the shards without a record; returns the rows of this attempt.
+
+        Raises:
+            DataError: Shards failed; the message names them. The others are committed.
+            InterruptedRunError: The run was stopped.
+        """
+        recorded = ledger.recorded()
+        todo = [shard for shard in plan.shards if shard.index not in recorded]
+        self._progress.planned(plan, len(plan.shards) - len(todo))
+        _refuse_changed_files(plan, listing, {shard.fragment for shard in todo})
+        if not todo:
+            return 0
+        tasks = [ShardTask(shard, plan.fragments[shard.fragment]) for shard in todo]
+        executor = self._make_executor(job, worker_spec(job, plan, listing))
+        rows, failures = 0, []
+        for outcome in executor.run(tasks, stop=self._stop):
+            if isinstance(outcome, PoolEvent):
+                self._progress.event(outcome)
+            elif isinstance(outcome, ShardFailure):
+                failures.append(outcome)
+                self._stop_if_hopeless(outcome)
+            else:
+                ledger.commit_shard(plan, outcome)
+                rows += outcome.num_rows
+                self._progress.shard_committed(outcome)
+                self._stop_if_superseded(owner, job)
+        if self._stop.is_set():
+            left = len(plan.shards) - len(ledger.recorded())
+            raise InterruptedRunError(
+                f"{job.run_key} was stopped",
+                found=f"{left} of {len(plan.shards)} shards left",
+                remedy="run the same command again",
+            )
+        if failures:
+            raise _failed(job, failures)
+        return rows
+
+    def _stop_if_hopeless(self, failure: ShardFailure) -> None:
+        # Bad data concerns one shard; anything else would meet every other shard as well.
+        if isinstance(failure.error, StopError) and not isinstance(failure.error, DataError):
+            raise failure.error
+
+    def _stop_if_superseded(self, owner: Ownership, job: Job) -> None:
+        if owner.superseded():
+            raise BusyError(
+                f"{job.run_key}: another run took over", remedy="let it finish; what was committed here counts"
+            )
+
+
+def worker_spec(job: Job, plan: PlanRecord, listing: Listing) -> WorkerSpec:
+    """Turn a config into a worker's plain arguments."""
+    source, sink, engine = job.config.source, job.config.sink, job.config.engine
+    return WorkerSpec(
+        source_root=job.source_root.absolute(),
+        source_schema=listing.schema,
+        text_column=source.columns.text,
+        max_doc_bytes=source.max_doc_bytes,
+        error_rows=source.on_bad_file == "quarantine",
+        passthrough=sink.passthrough,
+        heads=tuple(replace(head, model=head.model.absolute()) for head in job.heads),
+        pipeline=Path(job.config.pipeline).absolute() if job.config.pipeline else None,
+        device=job.device,
+        sort_buffer_rows=engine.sort_buffer_rows,
+        layout=replace(job.layout, root=job.layout.root.absolute()),
+        partition_by=sink.partition_by,
+        compression=sink.compression,
+        compression_level=sink.compression_level,
+        row_group_rows=sink.row_group_rows,
+        footer={
+            "version": __version__,
+            "run_key": plan.run_key,
+            "plan_id": plan.plan_id,
+            "model_fingerprint": model_fingerprint(job),
+        },
+    )
+
+
+def executor_for(job: Job, spec: WorkerSpec) -> Executor:
+    """The executor that ``engine.type`` names."""
+    if job.config.engine.type == "ray":
+        # Ray takes a second to import, and local runs need none of it.
+        from distilbatch.engine.actors import RayExecutor  # noqa: PLC0415
+
+        return RayExecutor(spec, job.config.engine)
+    return LocalExecutor(spec)
+
+
+def _refuse_changed_files(plan: PlanRecord, listing: Listing, fragments: set[int]) -> None:
+    """Compare the files that still have work with the source as it is now.
+
+    Raises:
+        ConflictError: A planned file is gone or has changed; the message names all of them.
+    """
+    present = {fragment.path: fragment.identity for fragment in listing.fragments}
+    changed = [
+        f"{plan.fragments[index].path} ({'changed' if plan.fragments[index].path in present else 'gone'})"
+        for index in sorted(fragments)
+        if present.get(plan.fragments[index].path) != plan.fragments[index].identity
+    ]
+    if changed:
+        raise ConflictError(
+            f"{plan.run_key}: the source is not what was planned",
+            expected="the files as they were at planning time",
+            found=", ".join(changed[:10]) + (f" and {len(changed) - 10} more" if len(changed) > 10 else ""),
+            remedy="restore them, or start a new run with another job.name or sink.path",
+        )
+
+
+def _failed(job: Job, failures: Sequence[ShardFailure]) -> DataError:
+    lines = [f"shard {failure.index}: {failure.error}" for failure in failures[:10]]
+    if len(failures) > 10:
+        lines.append(f"and {len(failures) - 10} more")
+    return DataError(
+        f"{job.run_key}: {len(failures)} shards failed, nothing was published\n" + "\n".join(lines),
+        remedy="mend the source and run the same command again, or set source.on_bad_file: quarantine",
+    )

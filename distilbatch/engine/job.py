@@ -1,0 +1,206 @@
+"""A config resolved against the machine: which checkpoints, which identity, which run key, which paths."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+from distilbatch import __version__
+from distilbatch.commit.records import PlanRecord
+from distilbatch.config import Config, TextClassification, render
+from distilbatch.engine.spec import DeviceSpec, HeadSpec
+from distilbatch.errors import CheckpointError, ConfigError
+from distilbatch.fingerprint import fingerprint, fingerprint_checkpoint
+from distilbatch.layout import RunLayout, SinkLayout
+from distilbatch.model.configuration import CONFIG_FILE, DistilBertConfig
+from distilbatch.pipeline import load_pipeline, pipeline_fingerprint
+
+# Raised by hand when tokenization, truncation or decoding changes what comes out for the same settings.
+PROCESSING_VERSION = 1
+UNDATED_WINDOW = "once"
+SEQUENCE_CLASSIFIER = "DistilBertForSequenceClassification"
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """What a run does, before anything of its source is known.
+
+    Args:
+        config: The config with its templates filled in.
+        window: The logical window: a date, or ``once``; a limited run adds ``-limitN``.
+        limit: Most rows, or None.
+        heads: The annotations.
+        model_fingerprints: Identity of each head's checkpoint, by output column.
+        semantic: The settings that change results.
+    """
+
+    config: Config
+    window: str
+    limit: int | None
+    heads: tuple[HeadSpec, ...]
+    model_fingerprints: dict[str, str]
+    semantic: dict[str, Any]
+
+    @property
+    def name(self) -> str:
+        """The job's name."""
+        return self.config.job.name
+
+    @property
+    def run_key(self) -> str:
+        """Job and logical window."""
+        return f"{self.name}/{self.window}"
+
+    @property
+    def source_root(self) -> Path:
+        """The source's folder or file."""
+        return Path(self.config.source.path)
+
+    @property
+    def sink(self) -> SinkLayout:
+        """Paths of the sink."""
+        return SinkLayout(Path(self.config.sink.path))
+
+    @property
+    def layout(self) -> RunLayout:
+        """Paths of the run."""
+        return self.sink.run(self.name, self.window)
+
+    @property
+    def device(self) -> DeviceSpec:
+        """Where and how to compute, as the config says."""
+        engine = self.config.engine
+        return DeviceSpec(
+            device=engine.device,
+            precision=engine.precision,
+            max_batch_tokens=_number(engine.max_batch_tokens),
+            threads=_number(engine.threads),
+        )
+
+    def with_window(self, window: str, limit: int | None) -> Job:
+        """The same job for another window of the same sink."""
+        return Job(self.config, window, limit, self.heads, self.model_fingerprints, self.semantic)
+
+
+def resolve_job(config: Config, *, day: date | None = None, limit: int | None = None) -> Job:
+    """Check everything that can be checked before the source is read.
+
+    Args:
+        config: The config.
+        day: The date of the run; None for a run without one.
+        limit: Most rows to label, for a sample; None for all.
+
+    Raises:
+        ConfigError: Templates, pipeline or annotations are wrong, or ``limit`` is below 1.
+        CheckpointError: A checkpoint is missing or not a DistilBERT sequence classifier.
+    """
+    if limit is not None and limit < 1:
+        raise ConfigError("--limit", expected="at least 1", found=str(limit))
+    window = UNDATED_WINDOW if day is None else day.isoformat()
+    if limit is not None:
+        window = f"{window}-limit{limit}"
+    config = render(config, day=day, window=window)
+    pipeline = load_pipeline(Path(config.pipeline)) if config.pipeline else None
+    annotations = config.annotations(pipeline)
+    hooked = pipeline is not None and (pipeline.before or pipeline.after)
+    hooks = pipeline_fingerprint(Path(config.pipeline)) if hooked and config.pipeline else None
+    semantic = {"processing": PROCESSING_VERSION, **config.semantic(annotations, hooks=hooks)}
+    heads = tuple(_head(annotation) for annotation in annotations)
+    return Job(config, window, limit, heads, _fingerprints(heads), semantic)
+
+
+def new_plan(job: Job, **content: Any) -> PlanRecord:  # noqa: ANN401 - the remaining fields of the record
+    """A plan record with the job's identity filled in."""
+    return PlanRecord(
+        job=job.name,
+        window=job.window,
+        source_root=str(job.source_root),
+        model_fingerprints=job.model_fingerprints,
+        semantic=job.semantic,
+        limit=job.limit,
+        version=__version__,
+        **content,
+    )
+
+
+def differences(plan: PlanRecord, job: Job) -> list[str]:
+    """What would change the results between a plan and the job as it is now; empty when nothing would."""
+    found = []
+    for name in sorted(plan.model_fingerprints.keys() | job.model_fingerprints.keys()):
+        before, now = plan.model_fingerprints.get(name), job.model_fingerprints.get(name)
+        if before != now:
+            found.append(f"model of {name!r}: planned {_short(before)}, now {_short(now)}")
+    found += _value_differences("", plan.semantic, job.semantic)
+    return found
+
+
+def model_fingerprint(job: Job) -> str:
+    """One digest over the checkpoints of all heads."""
+    return fingerprint(job.model_fingerprints)
+
+
+def _value_differences(path: str, before: Any, now: Any) -> list[str]:  # noqa: ANN401 - JSON values
+    if isinstance(before, Mapping) and isinstance(now, Mapping):
+        keys = sorted(before.keys() | now.keys())
+        return [
+            line
+            for key in keys
+            for line in _value_differences(f"{path}.{key}" if path else key, before.get(key), now.get(key))
+        ]
+    if isinstance(before, list) and isinstance(now, list) and len(before) == len(now):
+        pairs = enumerate(zip(before, now, strict=True))
+        return [line for index, (a, b) in pairs for line in _value_differences(f"{path}.{index}", a, b)]
+    return [] if before == now else [f"{path}: planned {before!r}, now {now!r}"]
+
+
+def _short(digest: str | None) -> str:
+    return "none" if digest is None else digest[:12]
+
+
+def _number(value: int | str) -> int | None:
+    return value if isinstance(value, int) else None
+
+
+def _head(annotation: TextClassification) -> HeadSpec:
+    return HeadSpec(
+        name=annotation.name,
+        model=Path(annotation.checkpoint),
+        max_length=annotation.max_length,
+        top_k=annotation.top_k,
+        function_to_apply=annotation.function_to_apply,
+        threshold=annotation.threshold,
+    )
+
+
+def _fingerprints(heads: tuple[HeadSpec, ...]) -> dict[str, str]:
+    digests: dict[Path, str] = {}
+    for head in heads:
+        if head.model not in digests:
+            _check_head(head)
+            try:
+                digests[head.model] = fingerprint_checkpoint(head.model)
+            except OSError as error:
+                raise CheckpointError(f"{head.model}: cannot be read", found=str(error)) from error
+    return {head.name: digests[head.model] for head in heads}
+
+
+def _check_head(head: HeadSpec) -> None:
+    """Refuse a checkpoint that is no sequence classifier before any work is planned; weights are checked on load."""
+    if not head.model.is_dir():
+        raise CheckpointError(
+            f"annotation {head.name!r}: model {str(head.model)!r}",
+            expected="a checkpoint folder",
+            found="no such folder",
+            remedy="give the folder, or make one with distilbatch convert or distilbatch demo",
+        )
+    architectures = DistilBertConfig.from_file(head.model / CONFIG_FILE).architectures
+    if architectures and SEQUENCE_CLASSIFIER not in architectures:
+        raise CheckpointError(
+            f"annotation {head.name!r}: {head.model} has another head",
+            expected=f"{SEQUENCE_CLASSIFIER}, which text-classification needs",
+            found=", ".join(architectures),
+            remedy="use a checkpoint that was fine-tuned for sequence classification",
+        )

@@ -1,0 +1,114 @@
+"""From a job to its immutable plan: list, subtract what is claimed, cut into shards, claim (K1, K2)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import pyarrow as pa
+
+from distilbatch.commit.claims import ClaimChain, claimed_ranges
+from distilbatch.commit.ledger import RunLedger
+from distilbatch.commit.records import BadFileRecord, PlanRecord
+from distilbatch.commit.store import Store
+from distilbatch.engine.job import Job, differences, model_fingerprint, new_plan
+from distilbatch.errors import ConflictError
+from distilbatch.fingerprint import fingerprint
+from distilbatch.records import Shard
+from distilbatch.shards.planner import DEFAULT_MAX_ROWS, DEFAULT_MAX_TEXT_BYTES, plan_shards
+from distilbatch.shards.remaining import remaining_ranges
+from distilbatch.source.listing import Listing, list_fragments
+
+
+def list_source(job: Job) -> Listing:
+    """K1: list the source as it is now.
+
+    Raises:
+        DataError: There is nothing to read, or files are bad and the config says ``fail``.
+        ConfigError: A column is not there.
+    """
+    source = job.config.source
+    return list_fragments(
+        job.source_root,
+        text_column=source.columns.text,
+        columns=job.config.sink.passthrough,
+        partitioning=source.partitioning,
+        glob=source.glob,
+        on_bad_file=source.on_bad_file,
+    )
+
+
+def build_plan(job: Job, listing: Listing, earlier: Sequence[PlanRecord]) -> PlanRecord:
+    """Plan the rows that no earlier run of the job has claimed.
+
+    Args:
+        job: The job.
+        listing: The source.
+        earlier: The plans in the job's chain of claims.
+    """
+    engine = job.config.engine
+    shards = plan_shards(
+        listing.fragments,
+        ranges=remaining_ranges(listing.fragments, claimed_ranges(earlier)),
+        model_fingerprint=model_fingerprint(job),
+        semantic_fingerprint=fingerprint(job.semantic),
+        max_rows=engine.shard_rows if isinstance(engine.shard_rows, int) else DEFAULT_MAX_ROWS,
+        max_text_bytes=DEFAULT_MAX_TEXT_BYTES,
+        limit=job.limit,
+    )
+    return _with_used_fragments(job, listing, shards)
+
+
+def obtain_plan(job: Job, store: Store, listing: Listing | None = None) -> PlanRecord:
+    """The run key's plan: the stored one, or a new one that is claimed and stored first.
+
+    Args:
+        job: The job.
+        store: Where the records live.
+        listing: The source, if it was listed already.
+
+    Raises:
+        ConflictError: The run key was planned with another model or config; the message says what differs.
+    """
+    ledger = RunLedger(store, job.layout)
+    plan = ledger.plan()
+    if plan is None:
+        chain = ClaimChain(store, job.sink, job.name)
+        found = listing or list_source(job)
+        plan = ledger.create_plan(chain.claim(lambda earlier: build_plan(job, found, earlier)))
+    refuse_changes(plan, job)
+    return plan
+
+
+def refuse_changes(plan: PlanRecord, job: Job) -> None:
+    """Refuse to go on with a plan that was made for something else.
+
+    Raises:
+        ConflictError: Model or semantic config differ.
+    """
+    if changes := differences(plan, job):
+        raise ConflictError(
+            f"{plan.run_key} was planned with other settings",
+            expected="the model and settings of the plan",
+            found="; ".join(changes),
+            remedy="restore them, or choose another job.name or sink.path",
+        )
+
+
+def source_schema(job: Job, plan: PlanRecord, listing: Listing | None) -> pa.Schema:
+    """The schema to read the planned files with; a resume lists the source again for it."""
+    if not plan.shards:
+        return pa.schema([])
+    return (listing or list_source(job)).schema
+
+
+def _with_used_fragments(job: Job, listing: Listing, shards: Sequence[Shard]) -> PlanRecord:
+    # Only the files that have work: a plan of a nightly run stays small although the source grows for years.
+    used = sorted({shard.fragment for shard in shards})
+    position = {fragment: index for index, fragment in enumerate(used)}
+    return new_plan(
+        job,
+        fragments=tuple(listing.fragments[index] for index in used),
+        shards=tuple(replace(shard, fragment=position[shard.fragment]) for shard in shards),
+        bad_files=tuple(BadFileRecord(path=bad.path, reason=bad.reason) for bad in listing.bad_files),
+    )

@@ -1,0 +1,134 @@
+"""Plain descriptions that cross process borders: what a worker is, what it is asked to do, what came of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pyarrow as pa
+
+from distilbatch.errors import DistilbatchError
+from distilbatch.layout import RunLayout
+from distilbatch.records import Fragment, Shard, ShardResult
+
+
+@dataclass(frozen=True, slots=True)
+class HeadSpec:
+    """One annotation: a checkpoint and what to make of its output.
+
+    Args:
+        name: The output column.
+        model: The checkpoint folder.
+        max_length: Most tokens of a document; None takes what the model's positions allow, at most 512.
+        top_k: See :class:`distilbatch.tasks.TextClassificationTask`, like the next two.
+        function_to_apply: none, sigmoid, softmax or None.
+        threshold: Smallest score listed, or None.
+    """
+
+    name: str
+    model: Path
+    max_length: int | None = None
+    top_k: int | None = None
+    function_to_apply: str | None = None
+    threshold: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceSpec:
+    """Where a worker computes and how.
+
+    Args:
+        device: auto, cpu, cuda or cuda:N.
+        precision: auto, float32, bfloat16 or float16.
+        max_batch_tokens: Token budget of a forward call; None suits the device.
+        threads: CPU threads; None leaves torch's choice.
+    """
+
+    device: str = "auto"
+    precision: str = "auto"
+    max_batch_tokens: int | None = None
+    threads: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerSpec:
+    """Everything a worker needs, in plain values that any process can rebuild it from.
+
+    Args:
+        source_root: The source's folder or file.
+        source_schema: Columns to read with their unified types; the text column among them.
+        text_column: Name of the text column.
+        max_doc_bytes: Longer documents are cut.
+        error_rows: Whether an unreadable row group becomes error rows (else it fails its shard).
+        passthrough: Source columns copied to the output.
+        heads: The annotations, in output order.
+        pipeline: Python file with hooks, or None.
+        device: Where and how to compute.
+        sort_buffer_rows: Documents sorted together.
+        layout: Paths of the run.
+        partition_by: Passthrough columns that become folders.
+        compression: Parquet codec.
+        compression_level: Its level, or None.
+        row_group_rows: Most rows of an output row group.
+        footer: Lineage written to every file's footer.
+    """
+
+    source_root: Path
+    source_schema: pa.Schema
+    text_column: str
+    max_doc_bytes: int
+    error_rows: bool
+    passthrough: tuple[str, ...]
+    heads: tuple[HeadSpec, ...]
+    pipeline: Path | None
+    device: DeviceSpec
+    sort_buffer_rows: int
+    layout: RunLayout
+    partition_by: tuple[str, ...]
+    compression: str
+    compression_level: int | None
+    row_group_rows: int
+    footer: dict[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class ShardTask:
+    """A shard to process.
+
+    Args:
+        shard: The rows.
+        fragment: The file they are in.
+        crashing_rows: Rows known to kill the process that computes them; they become error rows.
+    """
+
+    shard: Shard
+    fragment: Fragment
+    crashing_rows: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class ShardFailure:
+    """A shard that could not be finished, and why; the run goes on with the others."""
+
+    index: int
+    error: DistilbatchError
+
+
+@dataclass(frozen=True, slots=True)
+class PoolEvent:
+    """Something worth a log line that is not a shard: a worker started, died or was replaced.
+
+    Args:
+        kind: ``started``, ``died`` or ``crashing_rows``.
+        message: For people.
+        shard: The shard concerned, if any.
+        rows: The rows concerned, if any.
+    """
+
+    kind: str
+    message: str
+    shard: int | None = None
+    rows: tuple[int, ...] = field(default=())
+
+
+Outcome = ShardResult | ShardFailure | PoolEvent

@@ -1,0 +1,33 @@
+"""Counts over the buffers of a shard."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import pyarrow as pa
+
+from distilbatch import schema
+from distilbatch.engine.heads import AnnotatedBuffer
+
+
+class Tally:
+    """Rows by status and label, tokens, and the schema that was written."""
+
+    def __init__(self) -> None:
+        self.statuses: Counter[str] = Counter()
+        self.labels: dict[str, Counter[str]] = {}
+        self.tokens = 0
+        self.tokens_computed = 0
+        self.schema_sha256 = ""
+
+    def add(self, annotated: AnnotatedBuffer, batch: pa.RecordBatch, tokens_computed: int) -> None:
+        """Count a finished buffer."""
+        self.tokens_computed += tokens_computed
+        self.statuses.update(status.value for status in annotated.statuses)
+        self.tokens += int(annotated.num_tokens.sum())
+        self.schema_sha256 = schema.schema_sha256(batch.schema)
+        for name, column in zip(batch.schema.names, batch.columns, strict=True):
+            if pa.types.is_struct(column.type) and column.type.get_field_index(schema.LABEL) >= 0:
+                labels = column.drop_null().field(schema.LABEL).value_counts()
+                counts = self.labels.setdefault(name, Counter())
+                counts.update({item["values"].as_py(): item["counts"].as_py() for item in labels})

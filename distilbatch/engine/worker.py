@@ -1,0 +1,215 @@
+"""A worker: the one place that knows the order of the stages.
+
+    read -> sort buffer -> tokenize -> predict -> decode -> write
+
+Reading, tokenizing and predicting each run in a thread of their own; decoding and writing in the caller's.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Generator, Iterator
+from contextlib import closing
+from dataclasses import dataclass
+
+import numpy as np
+import psutil
+import pyarrow as pa
+
+from distilbatch import schema
+from distilbatch.engine.attempt import Attempt
+from distilbatch.engine.buffers import sort_buffers
+from distilbatch.engine.heads import Heads, TokenizedBuffer, row_array
+from distilbatch.engine.hooks import run_hook
+from distilbatch.engine.spec import ShardTask, WorkerSpec
+from distilbatch.engine.stages import Background, StageClock
+from distilbatch.engine.tally import Tally
+from distilbatch.errors import ConfigError
+from distilbatch.pipeline import load_pipeline
+from distilbatch.records import Fragment, HeadOutput, ShardResult, SourceBatch
+from distilbatch.sink.parquet import ParquetStager
+from distilbatch.source.reader import read_shard
+
+CRASH_MESSAGE = "WORKER_CRASH: computing this row killed its worker process"
+
+
+@dataclass(frozen=True, slots=True)
+class _Predicted:
+    buffer: SourceBatch
+    tokenized: TokenizedBuffer
+    outputs: list[HeadOutput]
+
+
+class Worker:
+    """Processes shards, one at a time, with models that stay loaded.
+
+    Args:
+        spec: What to do.
+
+    Raises:
+        CheckpointError: A checkpoint cannot be used.
+        SetupError: The device cannot be used.
+        ConfigError: The pipeline file is wrong.
+    """
+
+    def __init__(self, spec: WorkerSpec) -> None:
+        self._spec = spec
+        self._heads = Heads(spec.heads, device=spec.device, max_doc_bytes=spec.max_doc_bytes)
+        pipeline = load_pipeline(spec.pipeline) if spec.pipeline else None
+        self._before = pipeline.before if pipeline else None
+        self._after = pipeline.after if pipeline else None
+
+    def process(self, task: ShardTask, *, stop: threading.Event | None = None) -> ShardResult:
+        """Label a shard and stage the result durably; nothing becomes visible. Threads may share a worker.
+
+        Args:
+            task: The shard.
+            stop: Once set, the attempt is given up before its next token batch.
+
+        Raises:
+            ConflictError: The source file is not the one that was planned.
+            DataError: Rows cannot be read, or a hook or the output broke a rule.
+            ResourceError: The disk is full.
+            InterruptedRunError: ``stop`` was set.
+        """
+        self._spec.layout.staging.mkdir(parents=True, exist_ok=True)
+        attempt = Attempt(task, trace=self._spec.layout.trace(task.shard.index), stop=stop)
+        clock, start = StageClock(), time.perf_counter()
+        tally = Tally()
+        try:
+            with self._stager(attempt) as stager, closing(self._predicted(attempt, clock)) as predicted:
+                for item in predicted:
+                    with clock.measure("decode"):
+                        batch = self._assemble(item, attempt.fragment.path, tally)
+                    with clock.measure("write"):
+                        stager.write(batch)
+                with clock.measure("write"):
+                    files = stager.close()
+        finally:
+            attempt.close()
+        metrics = {f"{stage}_s": seconds for stage, seconds in clock.seconds.items()}
+        metrics["wall_s"] = time.perf_counter() - start
+        metrics["tokens"] = float(tally.tokens)
+        metrics["tokens_computed"] = float(tally.tokens_computed)
+        metrics["pid"] = float(os.getpid())
+        metrics["resident_bytes"] = float(psutil.Process().memory_info().rss)
+        return ShardResult(
+            index=task.shard.index,
+            attempt_id=attempt.attempt_id,
+            files=files,
+            num_rows=sum(file.num_rows for file in files),
+            statuses=dict(tally.statuses),
+            schema_sha256=tally.schema_sha256,
+            metrics=metrics,
+            label_counts={name: dict(counts) for name, counts in tally.labels.items()},
+        )
+
+    def probe(self, fragment: Fragment, rows: tuple[int, ...]) -> None:
+        """Compute some rows and throw the result away: does this process survive them?
+
+        Args:
+            fragment: The file.
+            rows: Rows of it, rising.
+        """
+        for row in rows:
+            for buffer in self._read(fragment, row, row + 1):
+                self._heads.predict(self._heads.tokenize(buffer.batch.column(self._spec.text_column)))
+
+    def _stager(self, attempt: Attempt) -> ParquetStager:
+        spec, shard = self._spec, attempt.task.shard
+        return ParquetStager(
+            lambda part: spec.layout.staged(shard.index, attempt.attempt_id, part),
+            partition_by=spec.partition_by,
+            compression=spec.compression,
+            compression_level=spec.compression_level,
+            row_group_rows=spec.row_group_rows,
+            footer={**spec.footer, "shard_id": shard.shard_id, "attempt_id": attempt.attempt_id},
+        )
+
+    def _predicted(self, attempt: Attempt, clock: StageClock) -> Generator[_Predicted, None, None]:
+        shard = attempt.task.shard
+        read = _timed(self._read(attempt.fragment, shard.row_start, shard.row_stop), clock, "read")
+        with closing(Background(sort_buffers(read, target_rows=self._spec.sort_buffer_rows))) as buffers:
+            tokenized = (self._tokenize(buffer, attempt, clock) for buffer in buffers)
+            with (
+                closing(Background(tokenized)) as waiting,
+                closing(
+                    Background(self._predict(buffer, tokens, attempt, clock) for buffer, tokens in waiting)
+                ) as predicted,
+            ):
+                yield from predicted
+
+    def _read(self, fragment: Fragment, row_start: int, row_stop: int) -> Iterator[SourceBatch]:
+        return read_shard(
+            self._spec.source_root,
+            fragment,
+            row_start,
+            row_stop,
+            schema=self._spec.source_schema,
+            text_column=self._spec.text_column,
+            batch_rows=self._spec.sort_buffer_rows,
+            on_bad_rows="error-rows" if self._spec.error_rows else "fail",
+        )
+
+    def _tokenize(
+        self, buffer: SourceBatch, attempt: Attempt, clock: StageClock
+    ) -> tuple[SourceBatch, TokenizedBuffer]:
+        with clock.measure("tokenize"):
+            text = self._spec.text_column
+            batch = run_hook("before", self._before, buffer.batch, must_have=text)
+            attempt.leave_trace("tokenize", np.arange(batch.num_rows) + buffer.row_start)
+            skip = attempt.crashing_rows(buffer)
+            column = batch.column(text)
+            if skip:
+                column = pa.array([None if row in skip else v.as_py() for row, v in enumerate(column)], column.type)
+            tokenized = self._heads.tokenize(column)
+            errors = dict.fromkeys(range(batch.num_rows), buffer.error) if buffer.error else {}
+            errors |= dict.fromkeys(skip, CRASH_MESSAGE)
+            documents = tokenized.documents.with_errors(errors)
+            return SourceBatch(batch, buffer.row_start), TokenizedBuffer(documents, tokenized.tokens)
+
+    def _predict(
+        self, buffer: SourceBatch, tokenized: TokenizedBuffer, attempt: Attempt, clock: StageClock
+    ) -> _Predicted:
+        outputs = self._heads.predict(
+            tokenized, on_batch=lambda rows: attempt.leave_trace("predict", rows + buffer.row_start)
+        )
+        clock.add("forward", sum(output.seconds for output in outputs))
+        return _Predicted(buffer, tokenized, outputs)
+
+    def _assemble(self, item: _Predicted, source_file: str, tally: Tally) -> pa.RecordBatch:
+        annotated = self._heads.decode(item.tokenized, item.outputs)
+        num_rows = item.buffer.batch.num_rows
+        source_rows = np.arange(item.buffer.row_start, item.buffer.row_start + num_rows)
+        passthrough = [self._passthrough(item.buffer.batch, name) for name in self._spec.passthrough]
+        fields = [self._spec.source_schema.field(name) for name in self._spec.passthrough]
+        batch = pa.RecordBatch.from_arrays(
+            [*passthrough, *annotated.columns, row_array(annotated, source_file=source_file, source_rows=source_rows)],
+            schema=pa.schema([*fields, *self._heads.fields, pa.field(schema.ROW, schema.ROW_TYPE, nullable=False)]),
+        )
+        batch = run_hook("after", self._after, batch, must_have=schema.ROW)
+        tally.add(annotated, batch, sum(output.tokens_computed for output in item.outputs))
+        return batch
+
+    def _passthrough(self, batch: pa.RecordBatch, name: str) -> pa.Array:
+        wanted = self._spec.source_schema.field(name).type
+        index = batch.schema.get_field_index(name)
+        found = batch.schema.field(index).type if index >= 0 else None
+        if found != wanted:
+            raise ConfigError(
+                f"pipeline hook 'before', passthrough column {name!r}",
+                expected=str(wanted),
+                found="no such column" if found is None else str(found),
+            )
+        return batch.column(index)
+
+
+def _timed(items: Iterator[SourceBatch], clock: StageClock, stage: str) -> Iterator[SourceBatch]:
+    while True:
+        with clock.measure(stage):
+            item = next(items, None)
+        if item is None:
+            return
+        yield item

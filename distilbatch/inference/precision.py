@@ -1,0 +1,76 @@
+"""Which device and which number format a predictor uses, checked against what the machine can do."""
+
+from __future__ import annotations
+
+import torch
+
+from distilbatch.errors import SetupError
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+CPU_BATCH_TOKENS = 2048  # a few MB of activations stay in the caches
+CUDA_BATCH_TOKENS = 32_768  # enough rows to fill the matrix units of a large card
+_FIRST_BFLOAT16_CAPABILITY = (8, 0)
+
+
+def set_threads(threads: int) -> None:
+    """Fix how many CPU threads torch computes with in this process."""
+    torch.set_num_threads(threads)
+
+
+def resolve_device(device: str) -> torch.device:
+    """Turn ``auto``, ``cpu``, ``cuda`` or ``cuda:N`` into a device that is there.
+
+    Raises:
+        SetupError: CUDA was asked for and is not usable, or the index is too high.
+    """
+    if device == "auto":
+        return torch.device("cuda:0" if torch.cuda.is_available() else "cpu")
+    chosen = torch.device(device)
+    if chosen.type == "cuda":
+        count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+        if (chosen.index or 0) >= count:
+            raise SetupError(
+                f"device {device!r} is not usable",
+                expected="a CUDA device that torch can see",
+                found=f"{count} CUDA devices",
+                remedy="set engine.device to cpu or auto",
+            )
+        return torch.device("cuda", chosen.index or 0)
+    return chosen
+
+
+def resolve_precision(precision: str, device: torch.device) -> torch.dtype:
+    """Turn ``auto`` or a dtype's name into a dtype that the device computes natively.
+
+    ``auto`` is exact float32 on CPUs, bfloat16 on CUDA cards that have it, else float16.
+
+    Raises:
+        SetupError: The device can only emulate the format.
+    """
+    native = device.type != "cuda" or torch.cuda.get_device_capability(device) >= _FIRST_BFLOAT16_CAPABILITY
+    if precision == "auto":
+        if device.type == "cpu":
+            return torch.float32
+        return torch.bfloat16 if native else torch.float16
+    dtype = DTYPES[precision]
+    if dtype is torch.float16 and device.type == "cpu":
+        raise SetupError(
+            "precision float16 on a CPU",
+            expected="float32 or bfloat16",
+            found="float16, which CPUs emulate at a quarter of the speed of float32",
+            remedy="set engine.precision to auto",
+        )
+    if dtype is torch.bfloat16 and not native:
+        raise SetupError(
+            f"precision bfloat16 on {torch.cuda.get_device_name(device)}",
+            expected="compute capability 8.0 or newer",
+            remedy="set engine.precision to float16 or auto",
+        )
+    return dtype
+
+
+def resolve_batch_tokens(max_batch_tokens: int | None, device: torch.device) -> int:
+    """The token budget: the given one, or one that suits the device."""
+    if max_batch_tokens is not None:
+        return max_batch_tokens
+    return CUDA_BATCH_TOKENS if device.type == "cuda" else CPU_BATCH_TOKENS

@@ -1,0 +1,1 @@
+"""DistilBERT in plain torch: configuration, modules, checkpoints. Import from its files; this one loads nothing."""

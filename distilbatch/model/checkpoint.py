@@ -1,0 +1,235 @@
+"""Checkpoint folders in Hugging Face's form: safetensors weights and ``config.json``, read strictly, written whole.
+
+Names are brought to one form on the way in. A pickle is opened on request only, and then for tensors only.
+"""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from distilbatch.errors import CheckpointError
+from distilbatch.model.configuration import CONFIG_FILE, DistilBertConfig
+from distilbatch.model.files import read_json, sync
+
+WEIGHTS_FILE = "model.safetensors"
+INDEX_FILE = "model.safetensors.index.json"
+PICKLE_FILE = "pytorch_model.bin"
+ENCODER_PREFIX = "distilbert."
+
+_LEGACY_SUFFIXES = {".gamma": ".weight", ".beta": ".bias"}  # layer norms of checkpoints converted from TensorFlow
+_IGNORED_SUFFIXES = (".position_ids",)  # a constant that older releases stored
+_SHOWN = 5
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A tensor that is not read yet.
+
+    Args:
+        shape: Its shape.
+        read: Reads it into memory of its own; raises CheckpointError where the file cannot be read.
+    """
+
+    shape: tuple[int, ...]
+    read: Callable[[], Tensor]
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A folder's config and the place of each of its tensors; no weight is read yet.
+
+    Args:
+        folder: The folder.
+        config: Its ``config.json``.
+        entries: Tensors by name, legacy suffixes renewed, constants left out.
+    """
+
+    folder: Path
+    config: DistilBertConfig
+    entries: Mapping[str, Entry]
+
+
+def read_checkpoint(folder: Path, *, allow_pickle: bool = False) -> Checkpoint:
+    """Read the config and the tensor index of a DistilBERT folder.
+
+    Raises:
+        CheckpointError: A file is missing, damaged, unsafe, or of another model.
+    """
+    check_folder(folder)
+    config = DistilBertConfig.from_file(folder / CONFIG_FILE)
+    return Checkpoint(folder, config, read_entries(folder, allow_pickle=allow_pickle))
+
+
+def check_folder(folder: Path) -> None:
+    """Refuse what is not a folder.
+
+    Raises:
+        CheckpointError: ``folder`` does not exist or is a file.
+    """
+    if not folder.is_dir():
+        found = "a file" if folder.exists() else "nothing there"
+        raise CheckpointError(
+            f"checkpoint {folder}",
+            expected="a folder with config.json and model.safetensors",
+            found=found,
+            remedy="check the path; models are not downloaded",
+        )
+
+
+def read_entries(folder: Path, *, allow_pickle: bool = False) -> dict[str, Entry]:
+    """List the tensors of a folder, in one safetensors file or in shards, by their renewed names.
+
+    Args:
+        folder: The folder.
+        allow_pickle: Read ``pytorch_model.bin`` where there are no safetensors, as tensors only.
+
+    Raises:
+        CheckpointError: There are none, only a pickle, or a file is damaged.
+    """
+    if (folder / WEIGHTS_FILE).is_file():
+        found = _list_tensors(folder / WEIGHTS_FILE)
+    elif (folder / INDEX_FILE).is_file():
+        found = _list_shards(folder)
+    elif (folder / PICKLE_FILE).is_file():
+        found = _unpickle(folder / PICKLE_FILE, allowed=allow_pickle)
+    else:
+        raise CheckpointError(
+            f"checkpoint {folder}: no weights",
+            expected=f"{WEIGHTS_FILE} or {INDEX_FILE}",
+            found=shown(path.name for path in folder.iterdir()) or "an empty folder",
+            remedy="fetch the checkpoint again",
+        )
+    entries: dict[str, Entry] = {}
+    for key, entry in found.items():
+        name = _renew(key)
+        if name in entries:
+            raise CheckpointError(
+                f"checkpoint {folder}: two tensors are {name}", found=key, remedy="fetch the checkpoint again"
+            )
+        if not key.endswith(_IGNORED_SUFFIXES):
+            entries[name] = entry
+    return entries
+
+
+def save(folder: Path, config: DistilBertConfig, tensors: Mapping[str, Tensor]) -> None:
+    """Write ``config.json`` and ``model.safetensors`` into ``folder``, replacing those there one after the other.
+
+    A crash leaves each of the two files old or new, never half written. ``new_folder`` makes it both or none.
+
+    Raises:
+        CheckpointError: The folder cannot be written.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        weights, settings = folder / f".{WEIGHTS_FILE}.tmp", folder / f".{CONFIG_FILE}.tmp"
+        save_file(
+            {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()},
+            weights,
+            metadata={"format": "pt"},
+        )  # the reference refuses files without it
+        config.save(settings)
+        for temporary, name in ((weights, WEIGHTS_FILE), (settings, CONFIG_FILE)):
+            sync(temporary)
+            temporary.replace(folder / name)
+    except (OSError, SafetensorError) as exc:
+        raise CheckpointError(f"checkpoint {folder}: cannot be written", found=str(exc)) from exc
+
+
+def _list_tensors(path: Path) -> dict[str, Entry]:
+    with _safetensors(path) as file:
+        shapes = {key: tuple(file.get_slice(key).get_shape()) for key in sorted(file.keys())}
+    return {key: Entry(shape, partial(_read_tensor, path, key)) for key, shape in shapes.items()}
+
+
+def _read_tensor(path: Path, key: str) -> Tensor:
+    with _safetensors(path) as file:
+        # A copy, because the tensor read is a view of the mapped file, which changes if somebody rewrites it.
+        tensor: Tensor = file.get_tensor(key).clone()
+        return tensor
+
+
+def _list_shards(folder: Path) -> dict[str, Entry]:
+    index = folder / INDEX_FILE
+    weight_map = read_json(index).get("weight_map")
+    if not isinstance(weight_map, dict) or not weight_map:
+        raise CheckpointError(
+            f"{index}: weight_map",
+            expected="tensor names and their files",
+            found=type(weight_map).__name__,
+            remedy="fetch the checkpoint again",
+        )
+    for key, name in weight_map.items():
+        # A plain name only: an index must not reach files outside its folder.
+        if not isinstance(name, str) or Path(name).name != name or not name.endswith(".safetensors"):
+            raise CheckpointError(
+                f"{index}: file of {key}",
+                expected="a safetensors file in the same folder",
+                found=repr(name),
+                remedy="do not use this checkpoint",
+            )
+    shards = {name: _list_tensors(folder / name) for name in sorted(set(weight_map.values()))}
+    lost = [f"{key} of {name}" for key, name in weight_map.items() if key not in shards[name]]
+    if lost:
+        raise CheckpointError(
+            f"{index}: names tensors its files lack", found=shown(lost), remedy="fetch the checkpoint again"
+        )
+    return {key: shards[name][key] for key, name in weight_map.items()}
+
+
+def _unpickle(path: Path, *, allowed: bool) -> dict[str, Entry]:
+    if not allowed:
+        raise CheckpointError(
+            f"checkpoint {path.parent}: only {PICKLE_FILE}",
+            expected=WEIGHTS_FILE,
+            found="a pickle, which can run code when it is opened",
+            remedy="save the model as safetensors, or load it with allow_pickle=True, which reads tensors only",
+        )
+    try:
+        tensors = torch.load(path, map_location="cpu", weights_only=True)
+    except (OSError, RuntimeError, ValueError, KeyError, EOFError, pickle.UnpicklingError) as exc:
+        raise CheckpointError(
+            f"{path}: cannot be read as tensors only",
+            found=str(exc).splitlines()[0],
+            remedy="do not use this checkpoint",
+        ) from exc
+    if not isinstance(tensors, dict) or not all(isinstance(tensor, Tensor) for tensor in tensors.values()):
+        raise CheckpointError(
+            f"{path}: not a state dict", expected="tensors by name", found=type(tensors).__name__, remedy=""
+        )
+    return {str(key): Entry(tuple(tensor.shape), tensor.clone) for key, tensor in tensors.items()}
+
+
+@contextmanager
+def _safetensors(path: Path) -> Iterator[Any]:  # the library has no types
+    try:
+        with safe_open(path, framework="pt", device="cpu") as file:
+            yield file
+    except (OSError, SafetensorError) as exc:
+        raise CheckpointError(
+            f"{path}: cannot be read as safetensors", found=str(exc), remedy="fetch the checkpoint again"
+        ) from exc
+
+
+def _renew(key: str) -> str:
+    for old, new in _LEGACY_SUFFIXES.items():
+        if key.endswith(old):
+            return key.removesuffix(old) + new
+    return key
+
+
+def shown(names: Iterable[str]) -> str:
+    """Return the first five names, sorted, and how many more there are."""
+    ordered = sorted(names)
+    more = f" and {len(ordered) - _SHOWN} more" if len(ordered) > _SHOWN else ""
+    return ", ".join(ordered[:_SHOWN]) + more

@@ -1,0 +1,224 @@
+"""Frozen values that cross a stage boundary, and the one legend of shapes.
+
+    B  rows of a sort buffer (documents, including those without text)
+    N  documents of a token batch or of all token batches of a buffer (only those that reach the model)
+    S  padded length of a ``(B, S)`` input
+    T  real tokens, special tokens included, of N documents laid end to end
+    H  hidden size            C  classes of a head
+
+Ranges are half-open everywhere: ``start`` is inside, ``stop`` is not.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import Enum
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+Partition = tuple[tuple[str, str | None], ...]
+
+
+class RowStatus(str, Enum):
+    """What became of one input row; written to ``_row.status``."""
+
+    OK = "ok"
+    TRUNCATED = "truncated"  # annotated from its beginning: over max_length tokens or over max_doc_bytes
+    REPAIRED = "repaired"  # annotated after invalid UTF-8 was replaced by U+FFFD
+    NULL = "null"
+    EMPTY = "empty"  # no tokens: "", blanks, control characters only
+    ERROR = "error"  # see ``_row.error``
+
+
+@dataclass(frozen=True, slots=True)
+class Fragment:
+    """One source file and its identity at planning time.
+
+    Args:
+        path: Relative to the source's root, with forward slashes.
+        size_bytes: Size of the file.
+        footer_sha256: Digest of its last 64 KiB; with the size, the file's identity.
+        num_rows: Rows in the file.
+        row_groups: Rows of each row group, in order.
+        text_bytes: Uncompressed bytes of the text column of each row group; what planning weighs.
+        partition: Hive keys and values taken from the path.
+    """
+
+    path: str
+    size_bytes: int
+    footer_sha256: str
+    num_rows: int
+    row_groups: tuple[int, ...]
+    text_bytes: tuple[int, ...]
+    partition: Partition = ()
+
+    @property
+    def identity(self) -> tuple[str, int, str]:
+        """What makes this file this file: path, size, footer digest."""
+        return self.path, self.size_bytes, self.footer_sha256
+
+
+@dataclass(frozen=True, slots=True)
+class Shard:
+    """The unit of work and of commit: rows ``[row_start, row_stop)`` of one fragment.
+
+    Args:
+        index: Position in the plan, from 0.
+        shard_id: sha256 over model, semantic config, file identity and row range: derived, never random.
+        fragment: Index of the fragment in the plan.
+        row_start: First row.
+        row_stop: One past the last row.
+    """
+
+    index: int
+    shard_id: str
+    fragment: int
+    row_start: int
+    row_stop: int
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.row_start < self.row_stop:
+            raise ValueError(
+                f"shard {self.index}: expected 0 <= row_start < row_stop, found [{self.row_start}, {self.row_stop})"
+            )
+
+    @property
+    def num_rows(self) -> int:
+        """Rows of the shard."""
+        return self.row_stop - self.row_start
+
+
+@dataclass(frozen=True, slots=True)
+class SourceBatch:
+    """A record batch of a shard with the place it came from.
+
+    Args:
+        batch: The columns asked for, B rows. Columns the file lacks are null.
+        row_start: Row of the fragment that ``batch``'s first row is.
+        error: Why the rows could not be read; their columns are then all null.
+    """
+
+    batch: pa.RecordBatch
+    row_start: int
+    error: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Documents:
+    """The text column of a sort buffer after the text policy.
+
+    Args:
+        texts: B texts; None where there is nothing to tokenize.
+        statuses: B statuses before tokenization.
+        errors: B messages; None where there is none.
+    """
+
+    texts: list[str | None]
+    statuses: list[RowStatus]
+    errors: list[str | None]
+
+    def with_errors(self, errors: dict[int, str]) -> Documents:
+        """A copy in which the given rows are error rows with these messages."""
+        if not errors:
+            return self
+        return Documents(
+            texts=[None if row in errors else text for row, text in enumerate(self.texts)],
+            statuses=[RowStatus.ERROR if row in errors else status for row, status in enumerate(self.statuses)],
+            errors=[errors.get(row, message) for row, message in enumerate(self.errors)],
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class TokenBatch:
+    """N documents as token ids laid end to end, without padding.
+
+    Args:
+        input_ids: ``(T,)`` int32.
+        cu_seqlens: ``(N + 1,)`` int64, starting at 0; document i is ``input_ids[cu_seqlens[i]:cu_seqlens[i+1]]``.
+        rows: ``(N,)`` int64, the document's row in its sort buffer.
+        truncated: ``(N,)`` bool, True where tokens were cut off.
+    """
+
+    input_ids: NDArray[np.int32]
+    cu_seqlens: NDArray[np.int64]
+    rows: NDArray[np.int64]
+    truncated: NDArray[np.bool_]
+
+    def __post_init__(self) -> None:
+        if len(self.cu_seqlens) != len(self.rows) + 1 or int(self.cu_seqlens[-1]) != len(self.input_ids):
+            raise ValueError(
+                f"token batch: expected cu_seqlens of {len(self.rows) + 1} entries ending at "
+                f"{len(self.input_ids)}, found {len(self.cu_seqlens)} ending at {self.cu_seqlens[-1]}"
+            )
+
+    @property
+    def lengths(self) -> NDArray[np.int64]:
+        """``(N,)`` tokens of each document."""
+        return np.diff(self.cu_seqlens)
+
+    def __len__(self) -> int:
+        """N."""
+        return len(self.rows)
+
+
+@dataclass(frozen=True, slots=True)
+class HeadOutput:
+    """What a head computed for the documents of a token batch, on the host.
+
+    Args:
+        rows: ``(N,)`` int64, row of each document in its sort buffer.
+        logits: ``(N, C)`` float32.
+        tokens_computed: Tokens that went through the encoder for them, as the model counted them.
+        seconds: Time they took, waiting for the device left out.
+    """
+
+    rows: NDArray[np.int64]
+    logits: NDArray[np.float32]
+    tokens_computed: int = 0
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class StagedFile:
+    """A finished Parquet file that is durable and not yet visible.
+
+    Args:
+        name: File name inside the run's staging folder.
+        partition: Partition values of all its rows.
+        num_rows: Rows of the file.
+        size_bytes: Size of the file.
+        sha256: Digest of the whole file.
+    """
+
+    name: str
+    partition: Partition
+    num_rows: int
+    size_bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True)
+class ShardResult:
+    """What a finished attempt at a shard reports to the driver; a few hundred bytes.
+
+    Args:
+        index: The shard.
+        attempt_id: The attempt; unique.
+        files: What it staged.
+        num_rows: Rows written; equals the shard's rows.
+        statuses: Rows by status.
+        schema_sha256: Digest of the written Arrow schema; all shards of a run must agree.
+        metrics: Seconds by stage, tokens, resident bytes; figures only, nothing is decided by them.
+        label_counts: Per head, rows by label, where the head has labels.
+    """
+
+    index: int
+    attempt_id: str
+    files: tuple[StagedFile, ...]
+    num_rows: int
+    statuses: dict[str, int]
+    schema_sha256: str
+    metrics: dict[str, float] = field(default_factory=dict)
+    label_counts: dict[str, dict[str, int]] = field(default_factory=dict)

@@ -1,0 +1,56 @@
+"""Names and Arrow types of the output columns, and the keys of the Parquet footer.
+
+One input row gives one output row: the passthrough columns, one column per head, then ``_row``.
+"""
+
+from __future__ import annotations
+
+import pyarrow as pa
+
+from distilbatch.fingerprint import sha256_bytes
+
+ROW = "_row"
+STATUS = "status"
+ERROR = "error"
+NUM_TOKENS = "n_tokens"
+NUM_WINDOWS = "n_windows"
+TRUNCATED = "truncated"
+SOURCE_FILE = "source_file"
+SOURCE_ROW = "source_row"
+
+LABEL = "label"
+SCORE = "score"
+SCORES = "scores"
+
+ROW_TYPE = pa.struct(
+    [
+        pa.field(STATUS, pa.string(), nullable=False),
+        pa.field(ERROR, pa.string()),
+        pa.field(NUM_TOKENS, pa.int32(), nullable=False),  # tokens the model read, special tokens included
+        pa.field(NUM_WINDOWS, pa.int32(), nullable=False),
+        pa.field(TRUNCATED, pa.bool_(), nullable=False),
+        pa.field(SOURCE_FILE, pa.string()),
+        pa.field(SOURCE_ROW, pa.int64(), nullable=False),
+    ]
+)
+
+FOOTER_PREFIX = "distilbatch."
+FOOTER_KEYS = ("version", "run_key", "plan_id", "shard_id", "attempt_id", "model_fingerprint", "num_rows")
+
+
+def label_scores_type() -> pa.DataType:
+    """``list<struct<label, score>>``: classes by falling score."""
+    return pa.list_(pa.struct([pa.field(LABEL, pa.string()), pa.field(SCORE, pa.float32())]))
+
+
+def classification_type(*, with_scores: bool) -> pa.DataType:
+    """``struct<label, score[, scores]>`` of a sequence head."""
+    fields = [pa.field(LABEL, pa.string()), pa.field(SCORE, pa.float32())]
+    if with_scores:
+        fields.append(pa.field(SCORES, label_scores_type()))
+    return pa.struct(fields)
+
+
+def schema_sha256(schema: pa.Schema) -> str:
+    """Digest of names, types and nullability; metadata is left out."""
+    return sha256_bytes("\n".join(str(field) + str(field.nullable) for field in schema).encode())

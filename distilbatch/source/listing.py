@@ -1,0 +1,136 @@
+"""Lists a source: its files in a fixed order, their identities, and the one schema they are read with.
+
+Everything that can be known from footers is checked here, before any model is loaded, and all bad files are
+reported at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import pyarrow as pa
+
+from distilbatch.errors import ConfigError, DataError, FileError
+from distilbatch.records import Fragment
+from distilbatch.source.faults import BadFile
+from distilbatch.source.footers import Footer, describe_columns, read_source_footer
+from distilbatch.source.paths import find_files, parse_hive
+from distilbatch.source.schemas import unify
+
+__all__ = ["FAIL", "HIVE", "NONE", "QUARANTINE", "BadFile", "Listing", "list_fragments"]
+
+HIVE = "hive"
+NONE = "none"
+FAIL = "fail"
+QUARANTINE = "quarantine"
+_FOOTER_THREADS = 8
+_SHOWN_BAD_FILES = 10
+
+
+@dataclass(frozen=True, slots=True)
+class Listing:
+    """What a source holds.
+
+    Args:
+        fragments: The files in code point order of their paths.
+        schema: The text column, then the other wanted columns; what ``read_shard`` returns.
+        bad_files: Files that were set aside; empty when ``on_bad_file`` is ``fail``.
+    """
+
+    fragments: tuple[Fragment, ...]
+    schema: pa.Schema
+    bad_files: tuple[BadFile, ...]
+
+
+def list_fragments(
+    root: Path, *, text_column: str, columns: Sequence[str], partitioning: str, glob: str, on_bad_file: str
+) -> Listing:
+    """List the Parquet files of a folder, or one file, and unify the types of the wanted columns.
+
+    The order depends on names only, so listing the same files twice gives the same plan. A wanted column that
+    only some files have is null in the others.
+
+    Args:
+        root: A folder, or one Parquet file.
+        text_column: The documents' column: string, binary, their large forms and views, or a dictionary of them.
+        columns: Other columns to read; Hive partition keys may be among them and are strings.
+        partitioning: ``hive`` or ``none``.
+        glob: Pattern on paths relative to ``root``, such as ``**/*.parquet``; not used for a single file.
+        on_bad_file: ``fail`` or ``quarantine``.
+
+    Raises:
+        ConfigError: A setting has no such value, no file has a wanted column, or the text column is a partition key.
+        DataError: There is nothing to read, files cannot be read (all are named at once), or types do not go together.
+    """
+    _check_choice("partitioning", partitioning, (HIVE, NONE))
+    _check_choice("on_bad_file", on_bad_file, (FAIL, QUARANTINE))
+    resolved = root.resolve()
+    bad: list[BadFile] = []
+    if resolved.is_file():
+        paths, folder = [resolved.name], resolved.parent
+    elif resolved.is_dir():
+        paths, bad = find_files(resolved, glob=glob)
+        folder = resolved
+    else:
+        raise DataError(f"source {str(root)!r}", expected="an existing folder or Parquet file", found="nothing there")
+    if not paths and not bad:
+        raise DataError(
+            f"source {str(root)!r} has no files that match {glob!r}",
+            remedy="check the folder and the glob; names that start with '_' or '.' are skipped",
+        )
+    read = partial(_read, folder, text_column=text_column, columns=columns, hive=partitioning == HIVE)
+    with ThreadPoolExecutor(_FOOTER_THREADS) as pool:
+        results = list(pool.map(read, paths))
+    footers = [result for result in results if isinstance(result, Footer)]
+    bad += [result for result in results if isinstance(result, BadFile)]
+    bad.sort(key=lambda bad_file: bad_file.path)
+    if bad and (on_bad_file == FAIL or not footers):
+        raise _bad_files_error(bad, total=len(footers) + len(bad))
+    _check_columns(footers, columns)
+    schema = unify(
+        ((footer.fragment.path, footer.types) for footer in footers), text_column=text_column, columns=columns
+    )
+    return Listing(tuple(footer.fragment for footer in footers), schema, tuple(bad))
+
+
+def _read(folder: Path, path: str, *, text_column: str, columns: Sequence[str], hive: bool) -> Footer | BadFile:
+    try:
+        partition = parse_hive(path) if hive else ()
+        if text_column in dict(partition):
+            raise ConfigError(
+                f"text column {text_column!r} is also a partition key, in {path}",
+                remedy="set partitioning: none, or name another text column",
+            )
+        return read_source_footer(folder / path, path, partition=partition, text_column=text_column, columns=columns)
+    except FileError as exc:
+        return BadFile(path, "expected " + exc.expected + ", found " + exc.found if exc.expected else exc.found)
+
+
+def _bad_files_error(bad: Sequence[BadFile], *, total: int) -> DataError:
+    shown = " | ".join(f"{item.path}: {item.reason}" for item in bad[:_SHOWN_BAD_FILES])
+    more = f" | and {len(bad) - _SHOWN_BAD_FILES} more" if len(bad) > _SHOWN_BAD_FILES else ""
+    return DataError(
+        f"{len(bad)} of {total} source files cannot be read",
+        found=shown + more,
+        remedy=f"repair or remove them, or set on_bad_file: {QUARANTINE} to go on without them",
+    )
+
+
+def _check_columns(footers: Sequence[Footer], columns: Sequence[str]) -> None:
+    for name in columns:
+        if all(name in footer.missing for footer in footers):
+            available = {column: None for footer in footers for column in footer.columns}
+            keys = {key: None for footer in footers for key, _ in footer.fragment.partition}
+            raise ConfigError(
+                f"no source file has a column {name!r}{describe_columns(name, [*available, *keys])}",
+                remedy="correct the name in columns",
+            )
+
+
+def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        raise ConfigError(name, expected=" or ".join(repr(choice) for choice in choices), found=repr(value))

@@ -1,0 +1,127 @@
+"""Which Arrow types are accepted, and how the types of many files become one schema by widening."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+import pyarrow as pa
+from pyarrow import types
+
+from distilbatch.errors import DataError, FileError
+
+EXTENSION_NAME = b"ARROW:extension:name"
+# Built into Arrow, without a deserialiser that could run code: they are read as what they are stored as.
+_PLAIN_EXTENSIONS = ("arrow.json", "arrow.uuid")
+
+ColumnTypes = Mapping[str, pa.DataType]
+
+
+def plain_field_type(path: str, field: pa.Field) -> pa.DataType:
+    """Return the type a file's column is read as: no dictionaries, no views, no extension types.
+
+    Args:
+        path: The file, for the message.
+        field: The column as the file's footer describes it.
+
+    Raises:
+        FileError: The column has an extension type.
+    """
+    name = (field.metadata or {}).get(EXTENSION_NAME, b"").decode(errors="replace")
+    if name and name not in _PLAIN_EXTENSIONS:
+        raise FileError(path, found=f"column {field.name!r} has the extension type {name!r}, expected a plain type")
+    return _plain(path, field.name, field.type)
+
+
+def _plain(path: str, column: str, data_type: pa.DataType) -> pa.DataType:
+    if isinstance(data_type, pa.BaseExtensionType):
+        name = data_type.extension_name
+        if name not in _PLAIN_EXTENSIONS:
+            raise FileError(path, found=f"column {column!r} has the extension type {name!r}, expected a plain type")
+        return _plain(path, column, data_type.storage_type)
+    if types.is_dictionary(data_type):
+        return _plain(path, column, data_type.value_type)
+    if data_type == pa.string_view():
+        return pa.string()
+    if data_type == pa.binary_view():
+        return pa.binary()
+    if types.is_struct(data_type):
+        members = [data_type.field(i) for i in range(data_type.num_fields)]
+        return pa.struct([pa.field(m.name, _plain(path, column, m.type), m.nullable) for m in members])
+    if types.is_map(data_type):
+        return pa.map_(_plain(path, column, data_type.key_type), _plain(path, column, data_type.item_type))
+    if types.is_fixed_size_list(data_type):
+        return pa.list_(_plain(path, column, data_type.value_type), data_type.list_size)
+    if types.is_large_list(data_type):
+        return pa.large_list(_plain(path, column, data_type.value_type))
+    if types.is_list(data_type):
+        return pa.list_(_plain(path, column, data_type.value_type))
+    return data_type
+
+
+def is_binary(data_type: pa.DataType) -> bool:
+    """Say whether a type is binary or large_binary."""
+    return bool(types.is_binary(data_type) or types.is_large_binary(data_type))
+
+
+def is_large(data_type: pa.DataType) -> bool:
+    """Say whether a type is large_string or large_binary."""
+    return bool(types.is_large_string(data_type) or types.is_large_binary(data_type))
+
+
+def is_text(data_type: pa.DataType) -> bool:
+    """Say whether a plain type can hold documents: text, or bytes that should be UTF-8."""
+    return bool(types.is_string(data_type) or types.is_large_string(data_type) or is_binary(data_type))
+
+
+def unify(files: Iterable[tuple[str, ColumnTypes]], *, text_column: str, columns: Iterable[str]) -> pa.Schema:
+    """Widen the column types of all files into one schema: the text column first, then ``columns``.
+
+    Bytes stay bytes, so text is binary as soon as one file has it as binary. Every field may be null and
+    carries no metadata.
+
+    Args:
+        files: Path and plain column types of each file, in plan order.
+        text_column: The documents' column.
+        columns: Other columns, in output order; those no file has must have been refused before.
+
+    Raises:
+        DataError: Two files have types that no widening reconciles.
+    """
+    order = list(dict.fromkeys([text_column, *columns]))
+    seen: dict[str, dict[pa.DataType, str]] = {name: {} for name in order}
+    for path, column_types in files:
+        for name in order:
+            if name in column_types:
+                seen[name].setdefault(column_types[name], path)
+    fields = [pa.field(name, _text(seen[name]) if name == text_column else _widest(name, seen[name])) for name in order]
+    return pa.schema(fields)
+
+
+def _text(seen: Iterable[pa.DataType]) -> pa.DataType:
+    kinds = list(seen)
+    if any(is_binary(kind) for kind in kinds):
+        return pa.large_binary() if any(is_large(kind) for kind in kinds) else pa.binary()
+    return pa.large_string() if any(is_large(kind) for kind in kinds) else pa.string()
+
+
+def _widest(column: str, seen: Mapping[pa.DataType, str]) -> pa.DataType:
+    widest: pa.DataType | None = None
+    for data_type in seen:
+        merged = data_type if widest is None else _merge(widest, data_type)
+        if merged is None:
+            other = next((t for t in seen if _merge(t, data_type) is None), widest)
+            raise DataError(
+                f"column {column!r} has types that do not go together",
+                found=f"{other} in {seen.get(other, 'earlier files')}, {data_type} in {seen[data_type]}",
+                remedy="write the files with one type, or leave the column out",
+            )
+        widest = merged
+    return widest
+
+
+def _merge(left: pa.DataType, right: pa.DataType) -> pa.DataType | None:
+    pair = [pa.schema([pa.field("c", left)]), pa.schema([pa.field("c", right)])]
+    try:
+        return pa.unify_schemas(pair, promote_options="permissive").field(0).type
+    except (pa.ArrowTypeError, pa.ArrowInvalid):
+        return None

@@ -1,0 +1,40 @@
+"""Operating system errors become the error whose exit code asks for the right reaction."""
+
+from __future__ import annotations
+
+import errno
+import os
+from pathlib import Path
+
+import pytest
+
+from distilbatch.errors import ResourceError, SetupError
+from distilbatch.sink.oserrors import storing
+
+
+@pytest.mark.parametrize(
+    ("number", "kind", "exit_code", "text"),
+    [
+        (errno.ENOSPC, ResourceError, 7, "cannot write /out/x; expected room for the output; found No space left"),
+        (errno.EDQUOT, ResourceError, 7, "free space or raise the quota of /out, then run the same command again"),
+        (errno.EFBIG, ResourceError, 7, "free space"),
+        (errno.EMFILE, ResourceError, 7, "ulimit -n"),
+        (errno.EACCES, SetupError, 6, "make /out writable"),
+        (errno.EROFS, SetupError, 6, "make /out writable"),
+        (errno.ENOENT, SetupError, 6, "expected the folder /out to exist"),
+        (errno.EEXIST, SetupError, 6, "expected a name that was never used"),
+        (errno.EIO, SetupError, 6, "check the disk"),
+        (errno.EXDEV, SetupError, 6, "found Invalid cross-device link"),
+    ],
+)
+def test_each_errno_has_its_reaction(number, kind, exit_code, text):
+    with pytest.raises(kind) as caught, storing("write", Path("/out/x")):
+        raise OSError(number, os.strerror(number))
+    assert type(caught.value) is kind
+    assert caught.value.exit_code == exit_code
+    assert text in str(caught.value)
+
+
+def test_other_errors_pass_unchanged():
+    with pytest.raises(ZeroDivisionError), storing("write", Path("/out/x")):
+        raise ZeroDivisionError

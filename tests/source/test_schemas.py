@@ -1,0 +1,94 @@
+"""Types are widened, never narrowed, and a clash names both files."""
+
+from __future__ import annotations
+
+import pyarrow as pa
+import pytest
+
+from distilbatch.errors import DataError, FileError
+from distilbatch.source.schemas import plain_field_type, unify
+
+DICTIONARY = pa.dictionary(pa.int8(), pa.string())
+
+
+@pytest.mark.parametrize(
+    ("stored", "plain"),
+    [
+        (pa.string(), pa.string()),
+        (pa.string_view(), pa.string()),
+        (pa.binary_view(), pa.binary()),
+        (DICTIONARY, pa.string()),
+        (pa.dictionary(pa.int32(), pa.large_string()), pa.large_string()),
+        (pa.list_(DICTIONARY), pa.list_(pa.string())),
+        (pa.large_list(pa.string_view()), pa.large_list(pa.string())),
+        (pa.list_(pa.string_view(), 2), pa.list_(pa.string(), 2)),
+        (pa.map_(pa.string(), DICTIONARY), pa.map_(pa.string(), pa.string())),
+        (pa.struct([("a", DICTIONARY)]), pa.struct([("a", pa.string())])),
+        (pa.json_(), pa.string()),
+        (pa.uuid(), pa.binary(16)),
+        (pa.timestamp("us", "UTC"), pa.timestamp("us", "UTC")),
+    ],
+)
+def test_plain_types(stored, plain):
+    assert plain_field_type("f", pa.field("c", stored)) == plain
+
+
+@pytest.mark.parametrize(
+    "field",
+    [
+        pa.field("c", pa.string(), metadata={"ARROW:extension:name": "ray.data.arrow_tensor"}),
+        pa.field("c", pa.fixed_shape_tensor(pa.int8(), [2])),
+        pa.field("c", pa.struct([("x", pa.opaque(pa.string(), "t", "v"))])),
+    ],
+)
+def test_extension_types_are_refused(field):
+    with pytest.raises(FileError, match=r"column 'c' has the extension type '.*', expected a plain type"):
+        plain_field_type("f", field)
+
+
+@pytest.mark.parametrize(
+    ("stored", "unified"),
+    [
+        ([pa.string(), pa.string()], pa.string()),
+        ([pa.string(), pa.large_string()], pa.large_string()),
+        ([pa.string(), pa.binary()], pa.binary()),
+        ([pa.large_string(), pa.binary()], pa.large_binary()),
+    ],
+)
+def test_text_stays_bytes_once_a_file_has_bytes(stored, unified):
+    files = [(f"f{i}", {"t": data_type}) for i, data_type in enumerate(stored)]
+    assert unify(files, text_column="t", columns=[]).field("t").type == unified
+    assert unify(files[::-1], text_column="t", columns=[]).field("t").type == unified
+
+
+@pytest.mark.parametrize(
+    ("stored", "unified"),
+    [
+        ([pa.int32(), pa.int64()], pa.int64()),
+        ([pa.null(), pa.int64()], pa.int64()),
+        ([pa.int64(), pa.float64()], pa.float64()),
+        ([pa.list_(pa.int32()), pa.list_(pa.int64())], pa.list_(pa.int64())),
+        ([pa.timestamp("s"), pa.timestamp("us")], pa.timestamp("us")),
+        ([pa.struct([("a", pa.int32())]), pa.struct([("b", pa.string())])],
+         pa.struct([("a", pa.int32()), ("b", pa.string())])),
+    ],
+)  # fmt: skip
+def test_other_columns_widen(stored, unified):
+    files = [(f"f{i}", {"t": pa.string(), "c": data_type}) for i, data_type in enumerate(stored)]
+    assert unify(files, text_column="t", columns=["c"]).field("c").type == unified
+
+
+def test_order_is_text_first_then_as_asked_and_duplicates_go():
+    files = [("f", {"a": pa.int8(), "t": pa.string(), "b": pa.int8()})]
+    assert unify(files, text_column="t", columns=["b", "t", "a", "b"]).names == ["t", "b", "a"]
+
+
+def test_a_clash_names_the_column_both_files_and_both_types():
+    files = [
+        ("f0", {"t": pa.string(), "c": pa.int32()}),
+        ("f1", {"t": pa.string(), "c": pa.int64()}),
+        ("f2", {"t": pa.string(), "c": pa.string()}),
+    ]
+    message = "column 'c' has types that do not go together; found int32 in f0, string in f2"
+    with pytest.raises(DataError, match=message):
+        unify(files, text_column="t", columns=["c"])
