@@ -20,11 +20,6 @@ The exit codes are a published contract (README, "Exit codes"): orchestrators se
 
 from __future__ import annotations
 
-import errno
-from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
-
 __all__ = [
     "BusyError",
     "CheckpointError",
@@ -40,7 +35,6 @@ __all__ = [
     "RowError",
     "SetupError",
     "StopError",
-    "os_errors",
 ]
 
 
@@ -149,26 +143,3 @@ class FileError(QuarantineError):
     """One file or row group cannot be read; policy decides between stopping and setting it aside."""
 
     exit_code = 3
-
-
-_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
-_DENIED = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR}
-
-
-@contextmanager
-def os_errors(path: Path) -> Iterator[None]:
-    """Translate an OSError of a block that writes or reads ``path`` into the error that names the reaction.
-
-    Raises:
-        ResourceError: No space or quota is left.
-        SetupError: Anything else the operating system refused.
-    """
-    try:
-        yield
-    except OSError as error:
-        if error.errno in _FULL:
-            raise ResourceError(
-                f"{path}: no space left", remedy="free some space and run the same command again"
-            ) from error
-        remedy = "choose a folder this user may write" if error.errno in _DENIED else ""
-        raise SetupError(f"{path}: refused by the system", found=str(error), remedy=remedy) from error

@@ -20,7 +20,7 @@ LIBRARY = ROOT / "distilbatch"
 # Imports point down: a unit may import units of lower layers only.
 LAYERS = (
     {"errors"},
-    {"records", "schema", "layout", "config", "fingerprint", "pipeline"},
+    {"oserrors", "records", "schema", "layout", "config", "fingerprint", "pipeline"},
     {"model", "inference", "tokenization", "tasks", "source", "shards", "sink", "commit"},
     {"engine", "train", "report", "bench", "interop", "demo"},
     {"cli"},
@@ -29,7 +29,7 @@ SIDEWAYS = {("inference", "model"), ("demo", "engine")} | {(a, b) for a in LAYER
 
 # Where a library may be imported; a folder ends in a slash.
 HOMES = {
-    "ray": ("engine/actors.py", "interop/"),
+    "ray": ("engine/actors/", "interop/"),
     "tokenizers": ("tokenization/",),
     "safetensors": ("model/checkpoint.py",),
     "torch": ("model/", "inference/", "train/", "bench/"),

@@ -10,6 +10,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from uuid import uuid4
 
@@ -21,6 +22,11 @@ from distilbatch.layout import RunLayout
 HEARTBEAT_S = 5.0
 LEASE_S = 30.0
 RELEASED = b"released\n"
+
+ALIVE = "alive"
+DEAD = "dead"
+RELEASED_STATE = "released"
+UNKNOWN = "unknown"
 
 
 class Ownership:
@@ -60,7 +66,7 @@ class Ownership:
         Raises:
             BusyError: The owner is alive, or somebody else took the next epoch first.
         """
-        latest = self._latest()
+        latest = _latest_owner(self._store, self._layout)
         if latest is not None and not self._is_gone(latest):
             raise _busy(self._layout, latest)
         self.epoch = 1 if latest is None else latest.epoch + 1
@@ -72,7 +78,7 @@ class Ownership:
             run_id=self.run_id,
         )
         if not self._store.put_new(self._layout.epoch(self.epoch), record.to_bytes()):
-            raise _busy(self._layout, self._latest() or record)
+            raise _busy(self._layout, _latest_owner(self._store, self._layout) or record)
         self._thread = threading.Thread(target=self._beat, name="heartbeat", daemon=True)
         self._thread.start()
         return self.epoch
@@ -95,20 +101,11 @@ class Ownership:
             self._store.replace(self._layout.heartbeat(self.epoch), b"%d\n" % count)
             self._beating.wait(HEARTBEAT_S)
 
-    def _latest(self) -> OwnerRecord | None:
-        names = [name for name in self._store.names(self._layout.epochs) if name.endswith(".json")]
-        if not names:
-            return None
-        path = self._layout.epochs / names[-1]
-        data = self._store.read(path, max_bytes=MAX_RECORD_BYTES)
-        return None if data is None else parse(OwnerRecord, data, where=str(path))
-
     def _is_gone(self, owner: OwnerRecord) -> bool:
+        liveness = _liveness(self._store, self._layout, owner)
+        if liveness != UNKNOWN:
+            return liveness != ALIVE
         before = self._heartbeat(owner)
-        if before == RELEASED:
-            return True
-        if owner.host == _host_identity():
-            return _process_identity(owner.pid) != owner.process
         waited = 0.0
         while waited < self._lease_s:
             step = min(HEARTBEAT_S, self._lease_s - waited)
@@ -120,7 +117,52 @@ class Ownership:
         return True
 
     def _heartbeat(self, owner: OwnerRecord) -> bytes | None:
-        return self._store.read(self._layout.heartbeat(owner.epoch), max_bytes=MAX_RECORD_BYTES)
+        return _heartbeat(self._store, self._layout, owner)
+
+
+@dataclass(frozen=True, slots=True)
+class OwnerState:
+    """The latest owner of a run key and whether it still works on it.
+
+    Args:
+        record: The owner.
+        liveness: ``alive``, ``released``, ``dead``, or ``unknown``: it is on another machine, or in another
+            container, where only a heartbeat watched for a while could tell.
+    """
+
+    record: OwnerRecord
+    liveness: str
+
+
+def owner_state(store: Store, layout: RunLayout) -> OwnerState | None:
+    """Look at who owns a run key, without waiting; None when nobody ever did.
+
+    Raises:
+        ConflictError: The owner's record is damaged.
+    """
+    owner = _latest_owner(store, layout)
+    return None if owner is None else OwnerState(owner, _liveness(store, layout, owner))
+
+
+def _latest_owner(store: Store, layout: RunLayout) -> OwnerRecord | None:
+    names = [name for name in store.names(layout.epochs) if name.endswith(".json")]
+    if not names:
+        return None
+    path = layout.epochs / names[-1]
+    data = store.read(path, max_bytes=MAX_RECORD_BYTES)
+    return None if data is None else parse(OwnerRecord, data, where=str(path))
+
+
+def _heartbeat(store: Store, layout: RunLayout, owner: OwnerRecord) -> bytes | None:
+    return store.read(layout.heartbeat(owner.epoch), max_bytes=MAX_RECORD_BYTES)
+
+
+def _liveness(store: Store, layout: RunLayout, owner: OwnerRecord) -> str:
+    if _heartbeat(store, layout, owner) == RELEASED:
+        return RELEASED_STATE
+    if owner.host != _host_identity():
+        return UNKNOWN
+    return ALIVE if _process_identity(owner.pid) == owner.process else DEAD
 
 
 def _busy(layout: RunLayout, owner: OwnerRecord) -> BusyError:

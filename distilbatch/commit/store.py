@@ -13,7 +13,8 @@ from uuid import uuid4
 
 from typing_extensions import override
 
-from distilbatch.errors import SetupError, os_errors
+from distilbatch.errors import SetupError
+from distilbatch.oserrors import storing
 
 
 class Store(Protocol):
@@ -50,7 +51,7 @@ class LocalStore(Store):
 
     @override
     def put_new(self, path: Path, data: bytes) -> bool:
-        with os_errors(path):
+        with storing("write", path):
             make_folder(path.parent)
             temporary = path.parent / f".{path.name}.{uuid4().hex}.tmp"
             try:
@@ -61,13 +62,13 @@ class LocalStore(Store):
 
     @override
     def link_new(self, staged: Path, final: Path) -> bool:
-        with os_errors(final):
+        with storing("write", final):
             make_folder(final.parent)
             return _link(staged, final)
 
     @override
     def read(self, path: Path, *, max_bytes: int) -> bytes | None:
-        with os_errors(path):
+        with storing("read", path):
             try:
                 with path.open("rb") as file:
                     data = file.read(max_bytes + 1)
@@ -79,7 +80,7 @@ class LocalStore(Store):
 
     @override
     def names(self, folder: Path) -> list[str]:
-        with os_errors(folder):
+        with storing("list", folder):
             try:
                 return sorted(entry for entry in os.listdir(folder) if not entry.startswith("."))
             except FileNotFoundError:
@@ -94,7 +95,7 @@ class LocalStore(Store):
 
     @override
     def replace(self, path: Path, data: bytes) -> None:
-        with os_errors(path):
+        with storing("write", path):
             make_folder(path.parent)
             temporary = path.parent / f".{path.name}.{uuid4().hex}.tmp"
             try:
@@ -105,7 +106,7 @@ class LocalStore(Store):
 
     @override
     def remove(self, path: Path) -> None:
-        with os_errors(path):
+        with storing("write", path):
             path.unlink(missing_ok=True)
 
 

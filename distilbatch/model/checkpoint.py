@@ -98,7 +98,7 @@ def read_entries(folder: Path, *, allow_pickle: bool = False) -> dict[str, Entry
         CheckpointError: There are none, only a pickle, or a file is damaged.
     """
     if (folder / WEIGHTS_FILE).is_file():
-        found = _list_tensors(folder / WEIGHTS_FILE)
+        found = list_tensors(folder / WEIGHTS_FILE)
     elif (folder / INDEX_FILE).is_file():
         found = _list_shards(folder)
     elif (folder / PICKLE_FILE).is_file():
@@ -133,11 +133,7 @@ def save(folder: Path, config: DistilBertConfig, tensors: Mapping[str, Tensor]) 
     try:
         folder.mkdir(parents=True, exist_ok=True)
         weights, settings = folder / f".{WEIGHTS_FILE}.tmp", folder / f".{CONFIG_FILE}.tmp"
-        save_file(
-            {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()},
-            weights,
-            metadata={"format": "pt"},
-        )  # the reference refuses files without it
+        save_tensors(weights, tensors)
         config.save(settings)
         for temporary, name in ((weights, WEIGHTS_FILE), (settings, CONFIG_FILE)):
             sync(temporary)
@@ -146,7 +142,25 @@ def save(folder: Path, config: DistilBertConfig, tensors: Mapping[str, Tensor]) 
         raise CheckpointError(f"checkpoint {folder}: cannot be written", found=str(exc)) from exc
 
 
-def _list_tensors(path: Path) -> dict[str, Entry]:
+def save_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Write one safetensors file.
+
+    Raises:
+        CheckpointError: It cannot be written.
+    """
+    metadata = {"format": "pt"}  # the reference refuses files without it
+    try:
+        save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, path, metadata)
+    except (OSError, SafetensorError) as exc:
+        raise CheckpointError(f"{path}: cannot be written", found=str(exc)) from exc
+
+
+def list_tensors(path: Path) -> dict[str, Entry]:
+    """List the tensors of one safetensors file by the names they have there.
+
+    Raises:
+        CheckpointError: The file is missing or damaged.
+    """
     with _safetensors(path) as file:
         shapes = {key: tuple(file.get_slice(key).get_shape()) for key in sorted(file.keys())}
     return {key: Entry(shape, partial(_read_tensor, path, key)) for key, shape in shapes.items()}
@@ -178,7 +192,7 @@ def _list_shards(folder: Path) -> dict[str, Entry]:
                 found=repr(name),
                 remedy="do not use this checkpoint",
             )
-    shards = {name: _list_tensors(folder / name) for name in sorted(set(weight_map.values()))}
+    shards = {name: list_tensors(folder / name) for name in sorted(set(weight_map.values()))}
     lost = [f"{key} of {name}" for key, name in weight_map.items() if key not in shards[name]]
     if lost:
         raise CheckpointError(

@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from distilbatch.errors import DataError
 from distilbatch.records import Partition, StagedFile
-from distilbatch.sink.oserrors import storing
+from distilbatch.oserrors import storing
 from distilbatch.sink.partitions import check_partition_types, split
 from distilbatch.sink.staged_file import FileFormat, OpenFile, read_footer
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import io
+import sys
 import textwrap
 from pathlib import Path
 
@@ -10,7 +12,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from distilbatch.config import Config, Engine, load_config, load_config_files
+from distilbatch.config import Config, Engine, load_config, load_config_files, show_config
 from distilbatch.errors import ConfigError
 
 GOOD = """\
@@ -337,6 +339,22 @@ def test_a_wrong_override_is_named(write, override, message):
     assert found[0].startswith(message)
 
 
+def test_one_config_serves_both_engines(write):
+    name = write(GOOD + "engine: {type: ray, actors: 2, max_worker_deaths: 3}")
+    config = load_config(name, overrides=["engine.type=local"], environ={})
+    assert config.engine == Engine(type="local", actors=2, max_worker_deaths=3)
+
+
+def test_a_config_can_come_from_standard_input(monkeypatch):
+    def pipe(text: str) -> None:
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(text.encode())))
+
+    pipe(GOOD)
+    assert load_config("-", environ={}).job.name == "topics"
+    pipe(GOOD + "sinc: 1")
+    assert lines_of("-") == ["standard input:7: sinc: unknown key (did you mean 'sink'?)"]
+
+
 def test_the_last_override_of_a_key_wins(write):
     config = load_config(write(GOOD), overrides=["job.name=a", "job.name=b"], environ={})
     assert config.job.name == "b"
@@ -385,6 +403,30 @@ def test_every_unreadable_file_is_reported(write):
 def test_the_environment_fills_text_and_only_text(write, text, environ, path):
     config = load_config(write(GOOD.replace("path: in", f"path: '{text}'")), environ=environ)
     assert config.source.path == path
+
+
+def test_the_environment_is_that_of_the_process_unless_one_is_given(write, monkeypatch):
+    monkeypatch.setenv("DISTILBATCH_TEST_SOURCE", "x")
+    name = write(GOOD.replace("path: in", "path: '${env:DISTILBATCH_TEST_SOURCE:-y}'"))
+    assert load_config(name).source.path == "x"
+    assert load_config(name, environ={}).source.path == "y"
+
+
+def test_a_config_is_shown_with_its_defaults_and_loads_again(write):
+    name = write(GOOD + "engine: {type: ray, gpus_per_actor: 0.5}")
+    text = show_config([name], overrides=["annotate.0.threshold=0.25"], environ={})
+    again = load_config(write(text, "again.yaml"), environ={})
+    assert again == load_config(name, overrides=["annotate.0.threshold=0.25"], environ={})
+    assert "row_group_rows: 131072" in text
+
+
+def test_what_the_environment_holds_is_not_shown(write):
+    name = write(GOOD.replace("path: in", "path: '${env:A}/in'").replace("top_k: 3", "top_k: '${env:K:-3}'"))
+    text = show_config([name], overrides=["sink.path=${env:B}"], environ={"A": "hidden", "B": "secret", "K": "7"})
+    assert "path: ${env:A}/in" in text
+    assert "path: ${env:B}" in text
+    assert "top_k: ${env:K:-3}" in text
+    assert not any(word in text for word in ("hidden", "secret", "top_k: 7"))
 
 
 def test_a_number_may_come_from_the_environment(write):

