@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from distilbatch.config import TextClassification, load_config
     from distilbatch.engine.annotator import Annotator
-    from distilbatch.engine.driver import plan, run
+    from distilbatch.engine.driver import run
+    from distilbatch.engine.forecast import plan
     from distilbatch.errors import DistilbatchError
     from distilbatch.pipeline import Pipeline
     from distilbatch.report.verify import verify
@@ -36,7 +37,7 @@ _HOMES = {
     "Pipeline": "distilbatch.pipeline",
     "TextClassification": "distilbatch.config",
     "load_config": "distilbatch.config",
-    "plan": "distilbatch.engine.driver",
+    "plan": "distilbatch.engine.forecast",
     "run": "distilbatch.engine.driver",
     "verify": "distilbatch.report.verify",
 }

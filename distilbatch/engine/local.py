@@ -9,6 +9,7 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from typing_extensions import override
 
 from distilbatch.engine.executor import Executor
+from distilbatch.engine.heads import Heads
 from distilbatch.engine.spec import Outcome, ShardFailure, ShardTask, WorkerSpec
 from distilbatch.engine.worker import Worker
 from distilbatch.errors import DistilbatchError
@@ -25,14 +26,16 @@ class LocalExecutor(Executor):
 
     Args:
         spec: What the worker does.
+        heads: The models, if they are loaded already.
     """
 
-    def __init__(self, spec: WorkerSpec) -> None:
+    def __init__(self, spec: WorkerSpec, *, heads: Heads | None = None) -> None:
         self._spec = spec
+        self._heads = heads
 
     @override
     def run(self, tasks: Sequence[ShardTask], *, stop: threading.Event) -> Iterator[Outcome]:
-        worker = Worker(self._spec)
+        worker = Worker(self._spec, heads=self._heads)
         waiting = iter(tasks)
         futures: dict[Future[ShardResult], int] = {}
         with ThreadPoolExecutor(_SHARDS_UNDER_WAY, thread_name_prefix="shard") as pool:

@@ -47,6 +47,7 @@ class Worker:
 
     Args:
         spec: What to do.
+        heads: The models, if they are loaded already.
 
     Raises:
         CheckpointError: A checkpoint cannot be used.
@@ -54,9 +55,9 @@ class Worker:
         ConfigError: The pipeline file is wrong.
     """
 
-    def __init__(self, spec: WorkerSpec) -> None:
+    def __init__(self, spec: WorkerSpec, *, heads: Heads | None = None) -> None:
         self._spec = spec
-        self._heads = Heads(spec.heads, device=spec.device, max_doc_bytes=spec.max_doc_bytes)
+        self._heads = heads or Heads(spec.heads, device=spec.device, max_doc_bytes=spec.max_doc_bytes)
         pipeline = load_pipeline(spec.pipeline) if spec.pipeline else None
         self._before = pipeline.before if pipeline else None
         self._after = pipeline.after if pipeline else None

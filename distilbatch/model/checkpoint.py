@@ -138,7 +138,7 @@ def save(folder: Path, config: DistilBertConfig, tensors: Mapping[str, Tensor]) 
         for temporary, name in ((weights, WEIGHTS_FILE), (settings, CONFIG_FILE)):
             sync(temporary)
             temporary.replace(folder / name)
-    except (OSError, SafetensorError) as exc:
+    except OSError as exc:
         raise CheckpointError(f"checkpoint {folder}: cannot be written", found=str(exc)) from exc
 
 
@@ -151,8 +151,9 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
     metadata = {"format": "pt"}  # the reference refuses files without it
     try:
         save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, path, metadata)
+        path.chmod(path.parent.stat().st_mode & 0o666)  # the library makes it private; its folder says who may read
     except (OSError, SafetensorError) as exc:
-        raise CheckpointError(f"{path}: cannot be written", found=str(exc)) from exc
+        raise CheckpointError(f"checkpoint {path.parent}: cannot be written", found=str(exc)) from exc
 
 
 def list_tensors(path: Path) -> dict[str, Entry]:

@@ -6,6 +6,7 @@ from collections import Counter
 from functools import partial
 
 import pyarrow as pa
+from pydantic import ValidationError
 
 from distilbatch.commit.ledger import RunLedger
 from distilbatch.commit.records import CommitRecord, DoneRecord, PlanRecord, PublishedFile, ShardRecord
@@ -52,13 +53,15 @@ class PublishedRun:
                 continue
             statuses.update(record.statuses)
             attempts[record.index] = record.attempt_id
-            files = published_files(self._ledger, record)
+            files = published_files(self._ledger, record, self._findings)
             for file in files:
                 if unclaimed.pop(file.path, None) != file:
                     self._differ(f"done.json and the record of shard {shard.index} disagree about {file.path}")
             self._check_files(shard, record, files)
         for path in unclaimed:
             self._differ(f"done.json lists {path}, which no shard record names")
+        if extra := self._ledger.recorded() - set(range(len(plan.shards))):
+            self._differ("shards are recorded that were not planned", found=", ".join(map(str, sorted(extra)[:5])))
         self._check_totals(statuses, attempts)
 
     def _record(self, shard: Shard) -> ShardRecord | None:
@@ -128,7 +131,9 @@ class PublishedRun:
     def _check_totals(self, statuses: Counter[str], attempts: dict[int, str]) -> None:
         num_rows = self._plan.num_rows
         if self._done.num_rows != num_rows:
-            self._differ("done.json counts other rows", expected=f"{num_rows} rows", found=f"{self._done.num_rows} rows")
+            self._differ(
+                "done.json counts other rows", expected=f"{num_rows} rows", found=f"{self._done.num_rows} rows"
+            )
         problems_before = len(self._findings.problems)
         commit: CommitRecord | None = self._findings.read(self._ledger.commit)
         if commit is None:
@@ -146,21 +151,19 @@ class PublishedRun:
         self._findings.add(f"{self._plan.run_key}: {what}", expected=expected, found=found, remedy=remedy)
 
 
-def published_files(ledger: RunLedger, record: ShardRecord) -> list[PublishedFile]:
-    """The files that publishing a shard makes visible."""
-    return [
-        PublishedFile(
-            path=ledger.layout.published(
-                file.partition, published_name(record.index, record.shard_id, part, len(record.files))
+def published_files(ledger: RunLedger, record: ShardRecord, findings: Findings) -> list[PublishedFile]:
+    """The files that publishing a shard makes visible; what a record cannot mean is noted and left out."""
+    layout, files = ledger.layout, []
+    for part, file in enumerate(record.files):
+        name = published_name(record.index, record.shard_id, part, len(record.files))
+        path = layout.published(file.partition, name).relative_to(layout.root).as_posix()
+        try:
+            files.append(
+                PublishedFile(path=path, num_rows=file.num_rows, size_bytes=file.size_bytes, sha256=file.sha256)
             )
-            .relative_to(ledger.layout.root)
-            .as_posix(),
-            num_rows=file.num_rows,
-            size_bytes=file.size_bytes,
-            sha256=file.sha256,
-        )
-        for part, file in enumerate(record.files)
-    ]
+        except ValidationError:
+            findings.add(f"{layout.shard(record.index)}: an impossible file {path!r}", remedy="restore it from a copy")
+    return files
 
 
 def check_plan(plan: PlanRecord, *, job: str, window: str, findings: Findings) -> bool:

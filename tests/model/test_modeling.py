@@ -99,3 +99,21 @@ def test_outputs_equal_the_reference_in_other_dtypes(head, dtype, seed):
 @pytest.mark.parametrize("mask", MASKS)
 def test_every_attention_with_every_mask(head, attention, mask):
     check_outputs(draw(4000, head, attention=attention, mask=mask))
+
+
+@pytest.mark.parametrize("head", HEADS)
+@pytest.mark.parametrize("seed", range(5000, 5005))
+def test_tuples_are_in_the_references_order(head, seed):
+    case = draw(seed, head, attention="eager")
+    ask = {"output_hidden_states": True, "output_attentions": True, "return_dict": False}
+    with torch.no_grad():
+        theirs, ours = (
+            case.reference(**case.inputs, **case.labels, **ask),
+            case.ours(**case.inputs, **case.labels, **ask),
+        )
+    assert isinstance(ours, tuple)
+    assert len(ours) == len(theirs)
+    for mine, other in zip(ours, theirs, strict=True):
+        assert type(mine) is type(other)
+        for a, b in zip(mine, other, strict=True) if isinstance(mine, tuple) else [(mine, other)]:
+            close(a, b, "element")

@@ -1,0 +1,1 @@
+"""Benchmarks that a user can run: what this machine does with this job."""

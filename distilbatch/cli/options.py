@@ -1,0 +1,24 @@
+"""The arguments and options that several verbs share."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+Configs = Annotated[
+    list[str],
+    typer.Argument(metavar="CONFIG...", help="YAML file, or - for standard input; of several, later ones win."),
+]
+Target = Annotated[str, typer.Argument(metavar="PATH", help="The sink's folder, or a config file that names it.")]
+Day = Annotated[
+    str | None,
+    typer.Option("--date", metavar="DAY", help="The logical window: today, yesterday or YYYY-MM-DD.", show_default=False),
+]
+Limit = Annotated[int | None, typer.Option("--limit", metavar="N", min=1, help="Label N rows, as a sample.")]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Option("-s", "--set", metavar="KEY=VALUE", help="Set a key of the config: -s engine.type=local."),
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
+Debug = Annotated[bool, typer.Option("--debug", help="Show tracebacks and debug logs.")]
