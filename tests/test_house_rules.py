@@ -25,7 +25,7 @@ LAYERS = (
     {"engine", "train", "report", "bench", "interop", "demo"},
     {"cli"},
 )
-SIDEWAYS = {("inference", "model"), ("demo", "engine")} | {(a, b) for a in LAYERS[1] for b in LAYERS[1]}
+SIDEWAYS = {("inference", "model"), ("demo", "engine"), ("bench", "engine")} | {(a, b) for a in LAYERS[1] for b in LAYERS[1]}
 
 # Where a library may be imported; a folder ends in a slash.
 HOMES = {

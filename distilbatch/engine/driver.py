@@ -22,10 +22,11 @@ from distilbatch.engine.dead_letter import write_dead_letter
 from distilbatch.engine.executor import Executor
 from distilbatch.engine.job import Job, model_fingerprint, resolve_job
 from distilbatch.engine.local import LocalExecutor
-from distilbatch.engine.planning import list_source, obtain_plan, refuse_changes
+from distilbatch.engine.planning import list_source, obtain_plan, refuse_changed_files, refuse_changes
 from distilbatch.engine.spec import PoolEvent, ShardFailure, ShardTask, WorkerSpec
 from distilbatch.engine.summary import RunReport, summarize, to_metrics
-from distilbatch.errors import BusyError, ConflictError, DataError, InterruptedRunError, StopError
+from distilbatch.errors import BusyError, DataError, InterruptedRunError, StopError
+from distilbatch.layout import RunLayout
 from distilbatch.records import ShardResult
 from distilbatch.source.listing import Listing
 
@@ -99,6 +100,8 @@ class Driver:
         progress: Told how the run goes on.
         stop: Once set, the run ends at a resumable point.
         make_executor: Builds what runs the shards; by default what ``engine.type`` names.
+        list_files: Lists the source.
+        make_owner: Builds the ownership of a run key.
     """
 
     def __init__(
@@ -109,18 +112,22 @@ class Driver:
         progress: Progress | None = None,
         stop: threading.Event | None = None,
         make_executor: Callable[[Job, WorkerSpec], Executor] | None = None,
+        list_files: Callable[[Job], Listing] = list_source,
+        make_owner: Callable[[Store, RunLayout], Ownership] = Ownership,
     ) -> None:
         self._job = job
         self._store = store or LocalStore()
         self._progress = progress or Progress()
         self._stop = stop or threading.Event()
         self._make_executor = make_executor or executor_for
+        self._list_files = list_files
+        self._make_owner = make_owner
 
     def run(self) -> RunReport:
         """Finish what earlier windows left unfinished, then this one; see :func:`run`."""
         if self._is_done(self._job):
             return self._already_committed(self._job)
-        listing = list_source(self._job)
+        listing = self._list_files(self._job)
         earlier = tuple(self._finish(job, listing) for job in self._unfinished_windows())
         report = self._run_window(self._job, listing)
         return replace(report, earlier=tuple(item for item in earlier if item is not None))
@@ -160,7 +167,7 @@ class Driver:
         start = time.perf_counter()
         plan = obtain_plan(job, self._store, listing)  # K2
         ledger = RunLedger(self._store, job.layout)
-        owner = Ownership(self._store, job.layout)
+        owner = self._make_owner(self._store, job.layout)
         epoch = owner.take()  # K3
         try:
             rows = 0
@@ -188,7 +195,7 @@ class Driver:
         recorded = ledger.recorded()
         todo = [shard for shard in plan.shards if shard.index not in recorded]
         self._progress.planned(plan, len(plan.shards) - len(todo))
-        _refuse_changed_files(plan, listing, {shard.fragment for shard in todo})
+        refuse_changed_files(plan, listing, {shard.fragment for shard in todo})
         if not todo:
             return 0
         tasks = [ShardTask(shard, plan.fragments[shard.fragment]) for shard in todo]
@@ -264,27 +271,6 @@ def executor_for(job: Job, spec: WorkerSpec) -> Executor:
 
         return RayExecutor(spec, job.config.engine)
     return LocalExecutor(spec)
-
-
-def _refuse_changed_files(plan: PlanRecord, listing: Listing, fragments: set[int]) -> None:
-    """Compare the files that still have work with the source as it is now.
-
-    Raises:
-        ConflictError: A planned file is gone or has changed; the message names all of them.
-    """
-    present = {fragment.path: fragment.identity for fragment in listing.fragments}
-    changed = [
-        f"{plan.fragments[index].path} ({'changed' if plan.fragments[index].path in present else 'gone'})"
-        for index in sorted(fragments)
-        if present.get(plan.fragments[index].path) != plan.fragments[index].identity
-    ]
-    if changed:
-        raise ConflictError(
-            f"{plan.run_key}: the source is not what was planned",
-            expected="the files as they were at planning time",
-            found=", ".join(changed[:10]) + (f" and {len(changed) - 10} more" if len(changed) > 10 else ""),
-            remedy="restore them, or start a new run with another job.name or sink.path",
-        )
 
 
 def _failed(job: Job, failures: Sequence[ShardFailure]) -> DataError:

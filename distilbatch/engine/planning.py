@@ -95,6 +95,32 @@ def refuse_changes(plan: PlanRecord, job: Job) -> None:
         )
 
 
+def refuse_changed_files(plan: PlanRecord, listing: Listing, fragments: set[int]) -> None:
+    """Compare the files that still have work with the source as it is now.
+
+    Args:
+        plan: The plan.
+        listing: The source as it is now.
+        fragments: Indices of the plan's files that have work.
+
+    Raises:
+        ConflictError: A planned file is gone or has changed; the message names all of them.
+    """
+    present = {fragment.path: fragment.identity for fragment in listing.fragments}
+    changed = [
+        f"{plan.fragments[index].path} ({'changed' if plan.fragments[index].path in present else 'gone'})"
+        for index in sorted(fragments)
+        if present.get(plan.fragments[index].path) != plan.fragments[index].identity
+    ]
+    if changed:
+        raise ConflictError(
+            f"{plan.run_key}: the source is not what was planned",
+            expected="the files as they were at planning time",
+            found=", ".join(changed[:10]) + (f" and {len(changed) - 10} more" if len(changed) > 10 else ""),
+            remedy="restore them, or start a new run with another job.name or sink.path",
+        )
+
+
 def source_schema(job: Job, plan: PlanRecord, listing: Listing | None) -> pa.Schema:
     """The schema to read the planned files with; a resume lists the source again for it."""
     if not plan.shards:
