@@ -17,8 +17,9 @@ from distilbatch.commit.records import (
 )
 from distilbatch.commit.store import Store
 from distilbatch.errors import ConflictError, DataError
+from distilbatch.fingerprint import sha256_bytes
 from distilbatch.layout import RunLayout, published_name
-from distilbatch.records import ShardResult
+from distilbatch.records import ShardResult, StagedFile
 
 
 class RunLedger:
@@ -135,7 +136,7 @@ class RunLedger:
             for part, file in enumerate(record.files):
                 name = published_name(record.index, record.shard_id, part, len(record.files))
                 final = self.layout.published(file.partition, name)
-                self._publish_file(self.layout.staging / file.name, final, file.size_bytes)
+                self._publish_file(file, final)
                 files.append(
                     PublishedFile(
                         path=final.relative_to(self.layout.root).as_posix(),
@@ -156,22 +157,30 @@ class RunLedger:
         for name in self.store.names(self.layout.staging):
             self.store.remove(self.layout.staging / name)
 
-    def _publish_file(self, staged: Path, final: Path, size_bytes: int) -> None:
-        if self.store.size(staged) is None:
-            # Another finaliser was faster and has cleaned up; its link must be there.
-            if self.store.size(final) == size_bytes:
-                return
+    def _publish_file(self, file: StagedFile, final: Path) -> None:
+        staged = self.layout.staging / file.name
+        gone = self.store.size(staged) is None
+        if not gone and self.store.link_new(staged, final):
+            return
+        # Already there: by an earlier attempt of ours, by another finaliser who may have cleaned up the staged file
+        # since, or by somebody else. Only the bytes tell.
+        found = self.store.size(final)
+        if found == file.size_bytes and self._digest(final, file.size_bytes) == file.sha256:
+            return
+        if gone and found is None:
             raise DataError(
                 f"{staged}: a staged file is gone before it was published",
                 remedy="restore it, or write to a new sink.path",
             )
-        if not self.store.link_new(staged, final) and self.store.size(final) != size_bytes:
-            raise ConflictError(
-                f"{final}: the name of a published file is taken",
-                expected=f"a file of {size_bytes} bytes",
-                found=f"{self.store.size(final)} bytes",
-                remedy="move that file away, or write to a new sink.path",
-            )
+        raise ConflictError(
+            f"{final}: the name of a published file is taken",
+            expected=f"the {file.size_bytes} bytes that this run elected",
+            found=f"a file of {found} bytes with other content",
+            remedy="move that file away, or write to a new sink.path",
+        )
+
+    def _digest(self, path: Path, size_bytes: int) -> str:
+        return sha256_bytes(self.store.read(path, max_bytes=size_bytes) or b"")
 
     def _checked(self, plan: PlanRecord, index: int) -> ShardRecord:
         record, shard = self._existing(index), plan.shards[index]

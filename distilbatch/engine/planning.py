@@ -51,7 +51,8 @@ def build_plan(job: Job, listing: Listing, earlier: Sequence[PlanRecord]) -> Pla
         listing.fragments,
         ranges=remaining_ranges(listing.fragments, claimed_ranges(earlier)),
         model_fingerprint=model_fingerprint(job),
-        semantic_fingerprint=fingerprint(job.semantic),
+        # The job too: two jobs may label the same rows into one sink, and published names come from the shard id.
+        semantic_fingerprint=fingerprint([job.name, job.semantic]),
         max_rows=engine.shard_rows if isinstance(engine.shard_rows, int) else DEFAULT_MAX_ROWS,
         max_text_bytes=DEFAULT_MAX_TEXT_BYTES,
         limit=job.limit,
