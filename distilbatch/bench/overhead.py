@@ -107,7 +107,7 @@ def measure_overhead(config: Config, *, limit: int = DEFAULT_ROWS, rounds: int =
 def _prepare(job: Job) -> tuple[Heads, list[TokenizedBuffer]]:
     listing = list_source(job)
     plan = build_plan(job, listing, [])
-    spec = worker_spec(job, plan, listing)
+    spec = worker_spec(job, plan)
     heads = Heads(spec.heads, device=spec.device, max_doc_bytes=spec.max_doc_bytes)
     buffers = [
         heads.tokenize(batch.batch.column(spec.text_column))

@@ -84,7 +84,9 @@ class Annotator:
             ConfigError: ``documents`` is of another kind, the text column is missing, or an output column exists.
         """
         if isinstance(documents, pa.RecordBatch):
-            return self._table(pa.Table.from_batches([documents]), text_column).combine_chunks().to_batches()[0]
+            table = self._table(pa.Table.from_batches([documents]), text_column)
+            columns = [column.combine_chunks() for column in table.columns]
+            return pa.RecordBatch.from_arrays(columns, schema=table.schema)
         if isinstance(documents, pa.Table):
             return self._table(documents, text_column)
         if isinstance(documents, pd.DataFrame):
@@ -113,7 +115,7 @@ class Annotator:
         fields = [field.name for field in self._heads.fields[0].type]
         added = [f"{self._name}_{field}" for field in [*fields, schema.STATUS]]
         self._check_columns(list(frame.columns), text_column, added=added)
-        texts = [None if pd.isna(text) else text for text in frame[text_column]]
+        texts = [None if pd.api.types.is_scalar(text) and pd.isna(text) else text for text in frame[text_column]]
         results = self._annotate(_texts(texts)).flatten()
         columns = {f"{self._name}_{field}": results.column(f"{self._name}.{field}").to_pylist() for field in fields}
         columns[f"{self._name}_{schema.STATUS}"] = results.column(f"{schema.ROW}.{schema.STATUS}").to_pylist()
@@ -123,6 +125,8 @@ class Annotator:
     def _check_columns(self, names: Sequence[str], text_column: str, *, added: Sequence[str]) -> None:
         if text_column not in names:
             raise ConfigError("text_column", expected=f"one of {list(names)}", found=repr(text_column))
+        if (count := list(names).count(text_column)) > 1:
+            raise ConfigError("text_column", expected=f"one column named {text_column!r}", found=str(count))
         if taken := [name for name in added if name in names]:
             raise ConfigError(
                 "documents", expected=f"no columns named {list(added)}", found=repr(taken), remedy="pass another name="

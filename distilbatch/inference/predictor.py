@@ -73,10 +73,10 @@ class Predictor:
     def _forward_or_split(self, tokens: TokenBatch, documents: NDArray[np.int64]) -> NDArray[np.float32]:
         try:
             return self._forward(tokens, documents)
-        except torch.OutOfMemoryError:
+        except (torch.OutOfMemoryError, MemoryError):
             pass
         except RuntimeError as error:
-            if not _is_cpu_out_of_memory(error):
+            if not _is_out_of_memory(error):
                 raise
         # Outside the except block: the traceback's frames would keep the tensors of the failed call alive.
         if self._device.type == "cuda":
@@ -108,6 +108,9 @@ class BatchObserver(Protocol):
         """Take note of ``rows``, the buffer rows of the token batch about to run."""
 
 
-def _is_cpu_out_of_memory(error: RuntimeError) -> bool:
-    # torch has no exception class of its own for a failed host allocation.
-    return "can't allocate memory" in str(error) or "not enough memory" in str(error)
+# Failed allocations for which torch raises a plain RuntimeError: on the host, of pinned memory, inside cuBLAS.
+_OUT_OF_MEMORY = ("can't allocate memory", "not enough memory", "CUDA error: out of memory", "_STATUS_ALLOC_FAILED")
+
+
+def _is_out_of_memory(error: RuntimeError) -> bool:
+    return any(text in str(error) for text in _OUT_OF_MEMORY)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -56,10 +58,11 @@ def connected(engine: Engine) -> Iterator[None]:
         return
     address = engine.address or os.environ.get("RAY_ADDRESS")
     try:
-        if address:
-            ray.init(address=address, log_to_driver=False, logging_level=logging.WARNING)
-        else:
-            _start_local()
+        with _own_sigterm_handler():
+            if address:
+                ray.init(address=address, log_to_driver=False, logging_level=logging.WARNING)
+            else:
+                _start_local()
     except (ConnectionError, ValueError, RuntimeError, OSError) as error:
         raise SetupError(
             f"Ray cluster {address or 'on this machine'}",
@@ -124,6 +127,18 @@ def _start_local() -> None:
             log_to_driver=False,
             logging_level=logging.ERROR,
         )
+
+
+@contextmanager
+def _own_sigterm_handler() -> Iterator[None]:
+    """Put the program's handler of SIGTERM back, which ``ray.init`` replaces by one that exits."""
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        yield
+    finally:
+        # Where the program had none, Ray's is better than to die without ending the cluster.
+        if callable(before) and threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, before)
 
 
 @contextmanager
