@@ -459,6 +459,18 @@ def test_options_that_are_spelled_out_win_over_tokenizer_json(tmp_path, config, 
     assert (tokens[1] == "uber") == (expected[1] == "uber")
 
 
+def test_flags_of_a_token_beside_tokenizer_json_win_over_those_in_it(tmp_path):
+    folder = copy_minilm(tmp_path, "tokenizer.json")
+    stored = json.loads((folder / "tokenizer.json").read_text("utf-8"))["added_tokens"]
+    decoder = {str(token["id"]): {key: token[key] for key in token if key != "id"} for token in stored}
+    decoder["103"]["lstrip"] = True
+    write_json(folder / "tokenizer_config.json", {"do_lower_case": True, "added_tokens_decoder": decoder})
+    pair = Both(folder)
+    texts = ["a  [MASK] b", *ODD]
+    assert_same(pair.ours(texts, return_offsets=True), pair.expect(texts))
+    assert pair.ours("a  [MASK] b", return_offsets=True).offsets.tolist()[2] == [1, 9]  # with the blanks before it
+
+
 def test_a_cased_tokenizer_json_stays_cased_when_nothing_else_is_said(tmp_path):
     write_vocab(tmp_path / "a", BASE, do_lower_case=False)
     DistilBertTokenizer.from_pretrained(tmp_path / "a").save_pretrained(tmp_path / "b")

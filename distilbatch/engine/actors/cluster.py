@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import socket
 import signal
 import threading
 from collections.abc import Iterator
@@ -17,6 +18,7 @@ from distilbatch.config import Engine
 from distilbatch.errors import SetupError
 
 LOOPBACK = "127.0.0.1"
+_CONNECT_S = 10.0
 _OBJECT_STORE_BYTES = 128 << 20  # only descriptors and small results pass through it
 _UNSAFE_VARIABLE = "RAY_DATA_AUTOLOAD_CLOUDPICKLE_TENSOR_METADATA"
 _MAX_SMALL_CLUSTER_CPUS = 8
@@ -60,6 +62,7 @@ def connected(engine: Engine) -> Iterator[None]:
     try:
         with _own_sigterm_handler():
             if address:
+                _refuse_silence(address)
                 ray.init(address=address, log_to_driver=False, logging_level=logging.WARNING)
             else:
                 _start_local()
@@ -74,6 +77,17 @@ def connected(engine: Engine) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+def _refuse_silence(address: str) -> None:
+    """Knock at ``host:port`` first: Ray itself waits for many minutes for a cluster that is not there.
+
+    Raises:
+        OSError: Nobody answers.
+    """
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if host and port.isdecimal():
+        socket.create_connection((host.strip("[]"), int(port)), timeout=_CONNECT_S).close()
 
 
 def plan_slots(engine: Engine, *, num_shards: int) -> Slots:
