@@ -118,7 +118,7 @@ def run(source, tmp_path, checkpoint) -> Callable[..., RunReport]:
 
 
 def test_whichever_workers_are_killed_every_row_is_labelled_once_as_the_local_engine_does(
-    run, source, tmp_path, checkpoint, slow
+    run, source, tmp_path, checkpoint, slow, capsys
 ):
     class KillThrice(Watch):
         def event(self, event):
@@ -139,6 +139,7 @@ def test_whichever_workers_are_killed_every_row_is_labelled_once_as_the_local_en
     assert 3 <= watch.count("died") <= 4
     assert all("a worker died (" in event.message for event in watch.events if event.kind == "died")
     assert os.getpid() not in watch.pids
+    assert capsys.readouterr().out == ""  # where Ray would tell about the dead, in the midst of the program's output
     assert_exact(tmp_path / "out", source)
 
     local = tmp_path / "local"
