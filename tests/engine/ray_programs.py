@@ -63,7 +63,7 @@ def gpus(config: dict[str, Any]) -> int:
     for name, share in (("whole", 1), ("shared", 0.5)):
         tell(kind="run", name=name)
         config["sink"]["path"] = f"{sink}-{name}"
-        config["engine"] |= {"gpus_per_actor": share, "cpus_per_actor": 0.5, "actors": 4}
+        config["engine"] |= {"gpus_per_actor": share, "cpus_per_actor": 0.5, "actors": 3}
         distilbatch.run(config, progress=Report())
     return 0
 

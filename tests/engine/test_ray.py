@@ -109,7 +109,7 @@ def run(source, tmp_path, checkpoint) -> Callable[..., RunReport]:
         **engine: object,
     ) -> RunReport:
         config = config_of(
-            source, tmp_path / "out", checkpoint, **{"type": "ray", "shard_rows": 60, "actors": 2, **engine}
+            source, tmp_path / "out", checkpoint, **{"type": "ray", "shard_rows": 60, "actors": 1, **engine}
         )
         if pipeline:
             del config["annotate"]
@@ -139,7 +139,7 @@ def test_whichever_workers_are_killed_every_row_is_labelled_once_as_the_local_en
                 kill(*self.pids[-2:])
 
     watch = KillThrice()
-    report = run(watch, pipeline=slow)
+    report = run(watch, pipeline=slow, actors=2)
     assert (report.num_rows, watch.commits) == (600, 10)
     assert 3 <= watch.count("died") <= 4
     assert all("a worker died (" in event.message for event in watch.events if event.kind == "died")
@@ -167,7 +167,7 @@ def test_a_run_that_spent_its_deaths_or_was_stopped_is_resumed_where_it_ended(ru
     assert stopped.commits == 1  # nobody waits for what is under way
     assert not (tmp_path / "out" / "data").exists()
 
-    report = run(pipeline=slow, actors=1)
+    report = run(pipeline=slow)
     assert report.rows_this_attempt == 600 - 60 * (spent.commits + stopped.commits)
     assert_exact(tmp_path / "out", source)
 
@@ -239,7 +239,7 @@ def test_weights_that_cannot_be_loaded_end_the_run_with_their_own_error(source, 
     (model / "model.safetensors").write_bytes((checkpoint / "model.safetensors").read_bytes()[:2000])
     watch = Watch()
     with pytest.raises(CheckpointError, match=r"model\.safetensors") as caught:
-        distilbatch.run(config_of(source, tmp_path / "out", model, type="ray", actors=2), progress=watch)
+        distilbatch.run(config_of(source, tmp_path / "out", model, type="ray", actors=1), progress=watch)
     assert type(caught.value) is CheckpointError
     assert watch.count("died") == 0
 
