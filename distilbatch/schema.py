@@ -21,6 +21,9 @@ SOURCE_ROW = "source_row"
 LABEL = "label"
 SCORE = "score"
 SCORES = "scores"
+START = "start"
+END = "end"
+WINDOWS = "windows"
 
 ROW_TYPE = pa.struct(
     [
@@ -41,6 +44,12 @@ FOOTER_KEYS = ("version", "run_key", "plan_id", "shard_id", "attempt_id", "model
 def label_scores_type() -> pa.DataType:
     """``list<struct<label, score>>``: classes by falling score."""
     return pa.list_(pa.struct([pa.field(LABEL, pa.string()), pa.field(SCORE, pa.float32())]))
+
+
+def window_evidence_type() -> pa.DataType:
+    """``list<struct<label, score, start, end>>``: what each text window says, and its place in characters."""
+    fields = [(LABEL, pa.string()), (SCORE, pa.float32()), (START, pa.int32()), (END, pa.int32())]
+    return pa.list_(pa.struct([pa.field(name, kind) for name, kind in fields]))
 
 
 def classification_type(*, with_scores: bool) -> pa.DataType:

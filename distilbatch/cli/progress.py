@@ -118,7 +118,9 @@ def reporting(sink: SinkLayout, *, planned: threading.Event) -> Iterator[Reporte
     """Show a run's progress on standard error as long as the block lasts; see :class:`Reporter`."""
     if is_interactive():
         name, figures = TextColumn("{task.description}", markup=False), TextColumn("{task.fields[meter].figures}")
-        with Bar(name, BarColumn(), figures, console=Console(stderr=True), transient=True, redirect_stdout=False) as bar:
+        with Bar(
+            name, BarColumn(), figures, console=Console(stderr=True), transient=True, redirect_stdout=False
+        ) as bar:
             yield Reporter(sink, planned=planned, bar=bar)
         return
     reporter, over = Reporter(sink, planned=planned), threading.Event()

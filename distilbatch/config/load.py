@@ -174,8 +174,7 @@ def _merge(base: Document, over: Document) -> None:
 def _merged(base: Document, over: Document, path: Location, old: Any, new: Any) -> Any:  # noqa: ANN401
     if isinstance(old, dict) and isinstance(new, dict):
         return old | {
-            key: _merged(base, over, (*path, key), old[key], item) if key in old else item
-            for key, item in new.items()
+            key: _merged(base, over, (*path, key), old[key], item) if key in old else item for key, item in new.items()
         }
     _forget(base, path)
     return new

@@ -119,13 +119,9 @@ class Config(Section):
         for item in declared:
             if item.name in self.sink.passthrough:
                 raise ConfigError(f"sink.passthrough: {_collision(item.name)}")
-        return tuple(
-            item.model_copy(update={"model": self.models.get(item.name, item.model)}) for item in declared
-        )
+        return tuple(item.model_copy(update={"model": self.models.get(item.name, item.model)}) for item in declared)
 
-    def semantic(
-        self, annotations: Sequence[Annotation] | None = None, *, hooks: str | None = None
-    ) -> dict[str, Any]:
+    def semantic(self, annotations: Sequence[Annotation] | None = None, *, hooks: str | None = None) -> dict[str, Any]:
         """Return the settings that change results, as JSON without floats: what the fingerprint of a run covers.
 
         Models are left out (their content has its own fingerprint), and so is everything operational.

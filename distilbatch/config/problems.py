@@ -39,9 +39,7 @@ def problems_of(
     return [_problem(details, model, references or {}) for details in error.errors(include_url=False)]
 
 
-def _problem(
-    details: ErrorDetails, model: type[BaseModel], references: Mapping[Location, str]
-) -> tuple[Location, str]:
+def _problem(details: ErrorDetails, model: type[BaseModel], references: Mapping[Location, str]) -> tuple[Location, str]:
     kind, context = details["type"], details.get("ctx", {})
     path = (*details["loc"], *context.get("at", ()))
     if kind == "extra_forbidden":

@@ -6,16 +6,17 @@ Truncation is ours and counted: the stored file's padding and truncation setting
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from tokenizers import Tokenizer, normalizers, pre_tokenizers, processors
+from tokenizers import Encoding, Tokenizer, normalizers, pre_tokenizers, processors
 from tokenizers.models import WordPiece
 from typing_extensions import Self
 
 from distilbatch.errors import CheckpointError
 from distilbatch.records import TokenBatch
+from distilbatch.tokenization.encode import BatchBuilder, Frame, cut_pair, cut_single
 
 MAX_FILE_BYTES = 256 << 20
 TOKENIZER_FILES = ("tokenizer.json", "vocab.txt", "tokenizer_config.json")
@@ -23,75 +24,89 @@ MIN_MAX_LENGTH = 3  # [CLS], one token, [SEP]
 
 
 class DocumentTokenizer:
-    """Tokenizes single documents to ``[CLS] tokens [SEP]``.
+    """Tokenizes documents to ``[CLS] text [SEP]``, and pairs to ``[CLS] first [SEP] second [SEP]``.
 
     Args:
         tokenizer: The loaded tokenizer; its padding and truncation are switched off here.
-        max_length: Most tokens of a document, special tokens included; the rest is cut from the right.
+        max_length: Most tokens of a document, special tokens included.
+        stride: Tokens that neighbouring text windows share; None reads the beginning of a long text only.
 
     Raises:
-        CheckpointError: ``max_length`` leaves no room for a token.
+        CheckpointError: ``max_length`` leaves no room for a token of each text.
     """
 
-    def __init__(self, tokenizer: Tokenizer, *, max_length: int) -> None:
+    def __init__(self, tokenizer: Tokenizer, *, max_length: int, stride: int | None = None) -> None:
         tokenizer.no_padding()
         tokenizer.no_truncation()
         self._tokenizer = tokenizer
-        self._prefix, self._suffix = _special_tokens(tokenizer)
-        self._room = max_length - len(self._prefix) - len(self._suffix)
-        if self._room < 1:
+        self.max_length = max_length
+        self._stride = stride
+        self._frames = {pair: Frame.of(tokenizer, pair=pair) for pair in (False, True)}
+        if max_length < self._frames[False].size + 1:
             raise CheckpointError(
-                "max_length is too small",
-                expected=f"at least {len(self._prefix) + len(self._suffix) + 1}",
-                found=str(max_length),
+                "max_length is too small", expected=f"at least {self._frames[False].size + 1}", found=str(max_length)
             )
 
     @classmethod
-    def from_folder(cls, folder: Path, *, max_length: int) -> Self:
+    def from_folder(cls, folder: Path, *, max_length: int, stride: int | None = None) -> Self:
         """Read ``tokenizer.json``, or ``vocab.txt`` with ``tokenizer_config.json``.
 
         Raises:
             CheckpointError: Neither file is there, or it cannot be read.
         """
-        return cls(load_tokenizer(folder), max_length=max_length)
+        return cls(load_tokenizer(folder), max_length=max_length, stride=stride)
 
     @property
     def vocab_size(self) -> int:
         """One more than the largest token id that can come out."""
         return max(self._tokenizer.get_vocab(with_added_tokens=True).values()) + 1
 
-    def encode(self, texts: list[str | None]) -> TokenBatch:
-        """Tokenize B texts.
+    def token_to_id(self, token: str) -> int | None:
+        """The id of a token; None when the vocabulary has no such token."""
+        found: int | None = self._tokenizer.token_to_id(token)
+        return found
+
+    def id_to_token(self, token_id: int) -> str:
+        """The token of an id, with its continuation prefix; empty for an unknown id."""
+        return self._tokenizer.id_to_token(token_id) or ""
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """The text of tokens, special tokens left out."""
+        text: str = self._tokenizer.decode(list(ids))
+        return text
+
+    def encode(self, first: Sequence[str], second: Sequence[str] | None = None, *, details: bool = False) -> TokenBatch:
+        """Tokenize M texts, or M pairs.
 
         Args:
-            texts: B texts; None entries are skipped.
+            first: M texts.
+            second: M second texts; None for single texts.
+            details: Whether to say where each token comes from; costs about as much as tokenizing.
 
         Returns:
-            TokenBatch: N <= B documents in order. A text that yields no token (control characters only)
-            is left out, like None; ``rows`` says which rows are there.
+            TokenBatch: One document for each text, or as many text windows as it needs. A text that yields no
+            token (control characters only) is left out; ``sequences`` says which are there.
         """
-        rows = [row for row, text in enumerate(texts) if text is not None]
-        encodings = self._tokenizer.encode_batch_fast([texts[row] for row in rows], add_special_tokens=False)
-        flat: list[int] = []
-        kept: list[int] = []
-        ends: list[int] = [0]
-        truncated: list[bool] = []
-        for row, encoding in zip(rows, encodings, strict=True):
-            ids = encoding.ids
-            if not ids:
-                continue
-            kept.append(row)
-            truncated.append(len(ids) > self._room)
-            flat += self._prefix
-            flat += ids[: self._room] if len(ids) > self._room else ids
-            flat += self._suffix
-            ends.append(len(flat))
-        return TokenBatch(
-            input_ids=np.array(flat, dtype=np.int32),
-            cu_seqlens=np.array(ends, dtype=np.int64),
-            rows=np.array(kept, dtype=np.int64),
-            truncated=np.array(truncated, dtype=np.bool_),
-        )
+        room = self.max_length - self._frames[second is not None].size
+        firsts, seconds = self._encodings(first, details), self._encodings(second, details)
+        builder = BatchBuilder(self._frames[second is not None], details=details)
+        for sequence, encoding in enumerate(firsts):
+            length = len(encoding)
+            if second is None:
+                if length:
+                    builder.add(sequence, [encoding], cut_single(length, room, self._stride))
+            elif len(seconds[sequence]):
+                cuts = cut_pair(length, len(seconds[sequence]), room, self._stride)
+                builder.add(sequence, [encoding, seconds[sequence]], cuts)
+        return builder.build()
+
+    def _encodings(self, texts: Sequence[str] | None, details: bool) -> list[Encoding]:
+        if texts is None:
+            return []
+        # The fast form leaves offsets out.
+        encode = self._tokenizer.encode_batch if details else self._tokenizer.encode_batch_fast
+        encodings: list[Encoding] = encode(list(texts), add_special_tokens=False)
+        return encodings
 
 
 def load_tokenizer(folder: Path) -> Tokenizer:
@@ -163,11 +178,3 @@ def _read_text(path: Path) -> str:
         return path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise CheckpointError(f"{path}: cannot be read", found=str(error)) from error
-
-
-def _special_tokens(tokenizer: Tokenizer) -> tuple[list[int], list[int]]:
-    """The ids a single document gets in front and behind, found by asking the post-processor."""
-    probe = tokenizer.encode("a", add_special_tokens=True)
-    inner = len(tokenizer.encode("a", add_special_tokens=False).ids)
-    lead = probe.special_tokens_mask.index(0) if 0 in probe.special_tokens_mask else len(probe.ids)
-    return probe.ids[:lead], probe.ids[lead + inner :]

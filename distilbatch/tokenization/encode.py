@@ -1,0 +1,181 @@
+"""Texts and pairs of texts to token batches: truncation, text windows, and where each token comes from."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from tokenizers import Encoding, Tokenizer
+
+from distilbatch.errors import ConfigError
+from distilbatch.records import TokenBatch, TokenDetails
+
+Range = tuple[int, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """The special tokens around and between texts, found by asking the tokenizer's post-processor.
+
+    Args:
+        before: Ids in front of the first text.
+        between: Ids between the texts of a pair; empty for single texts.
+        after: Ids behind the last text.
+    """
+
+    before: tuple[int, ...]
+    between: tuple[int, ...]
+    after: tuple[int, ...]
+
+    @classmethod
+    def of(cls, tokenizer: Tokenizer, *, pair: bool) -> Frame:
+        """Ask a tokenizer without truncation for its frame."""
+        probe = tokenizer.encode("a", "a") if pair else tokenizer.encode("a")
+        inner = len(tokenizer.encode("a", add_special_tokens=False).ids)
+        special = probe.special_tokens_mask
+        lead = special.index(0)
+        if not pair:
+            return cls(tuple(probe.ids[:lead]), (), tuple(probe.ids[lead + inner :]))
+        second = special.index(0, lead + inner)
+        return cls(tuple(probe.ids[:lead]), tuple(probe.ids[lead + inner : second]), tuple(probe.ids[second + inner :]))
+
+    @property
+    def size(self) -> int:
+        """Special tokens of a sequence."""
+        return len(self.before) + len(self.between) + len(self.after)
+
+
+@dataclass(frozen=True, slots=True)
+class Cut:
+    """Which tokens of a sequence one document holds; ranges are half-open.
+
+    Args:
+        first: Tokens of the first text.
+        second: Tokens of the second text; None for single texts.
+        truncated: Whether tokens of the sequence are in no document.
+    """
+
+    first: Range
+    second: Range | None
+    truncated: bool
+
+
+def cut_single(length: int, room: int, stride: int | None) -> Iterator[Cut]:
+    """Cut a text of ``length`` tokens to ``room``: its beginning, or windows that overlap by ``stride`` tokens."""
+    if length <= room or stride is None:
+        yield Cut((0, min(length, room)), None, length > room)
+        return
+    for window in _windows(length, room, stride):
+        yield Cut(window, None, False)
+
+
+def cut_pair(first: int, second: int, room: int, stride: int | None) -> Iterator[Cut]:
+    """Cut a pair to ``room`` tokens: the longer text loses tokens first, or the second is read in windows.
+
+    With windows the first text keeps at most half of the room, so that a window always gets on.
+    """
+    if first + second <= room:
+        yield Cut((0, first), (0, second), False)
+        return
+    if stride is None:
+        kept_first, kept_second = _longest_first(first, second, room)
+        yield Cut((0, kept_first), (0, kept_second), True)
+        return
+    kept = min(first, room // 2)
+    for window in _windows(second, room - kept, stride):
+        yield Cut((0, kept), window, kept < first)
+
+
+def _windows(length: int, room: int, stride: int) -> Iterator[Range]:
+    if stride >= room:
+        raise ConfigError(
+            "stride is too large",
+            expected=f"less than the {room} tokens a text window has room for",
+            found=str(stride),
+            remedy="lower stride or raise max_length",
+        )
+    start = 0
+    while True:
+        stop = min(start + room, length)
+        yield start, stop
+        if stop == length:
+            return
+        start = stop - stride
+
+
+def _longest_first(first: int, second: int, room: int) -> tuple[int, int]:
+    """Tokens that stay when tokens are removed one by one from the end of the longer text, the second on a tie.
+
+    The closed form of the strategy of that name in Hugging Face's tokenizers.
+    """
+    small = min(first, second)
+    if room >= 2 * small:
+        kept = room - small
+        return (small, kept) if first <= second else (kept, small)
+    half, extra = divmod(room, 2)
+    return (half, half + extra) if first <= second else (half + extra, half)
+
+
+class BatchBuilder:
+    """Collects documents and lays them end to end.
+
+    Args:
+        frame: The special tokens.
+        details: Whether to keep where each token comes from.
+    """
+
+    def __init__(self, frame: Frame, *, details: bool) -> None:
+        self._frame = frame
+        self._details = details
+        self._ids: list[int] = []
+        self._ends: list[int] = [0]
+        self._sequences: list[int] = []
+        self._windows: list[int] = []
+        self._truncated: list[bool] = []
+        self._offsets: list[Range] = []
+        self._parts: list[int] = []
+
+    def add(self, sequence: int, texts: Sequence[Encoding], cuts: Iterator[Cut]) -> None:
+        """Add every document that ``cuts`` makes of a sequence."""
+        for window, cut in enumerate(cuts):
+            frame = self._frame
+            self._special(frame.before)
+            self._text(texts[0], cut.first, 1)
+            if cut.second is not None:
+                self._special(frame.between)
+                self._text(texts[1], cut.second, 2)
+            self._special(frame.after)
+            self._ends.append(len(self._ids))
+            self._sequences.append(sequence)
+            self._windows.append(window)
+            self._truncated.append(cut.truncated)
+
+    def build(self) -> TokenBatch:
+        """The batch of everything added."""
+        details = None
+        if self._details:
+            offsets: NDArray[np.int32] = np.array(self._offsets, dtype=np.int32).reshape(-1, 2)
+            details = TokenDetails(offsets, np.array(self._parts, dtype=np.int8))
+        return TokenBatch(
+            input_ids=np.array(self._ids, dtype=np.int32),
+            cu_seqlens=np.array(self._ends, dtype=np.int64),
+            sequences=np.array(self._sequences, dtype=np.int64),
+            windows=np.array(self._windows, dtype=np.int32),
+            truncated=np.array(self._truncated, dtype=np.bool_),
+            details=details,
+        )
+
+    def _special(self, ids: Sequence[int]) -> None:
+        self._ids += ids
+        if self._details:
+            self._offsets += [(0, 0)] * len(ids)
+            self._parts += [0] * len(ids)
+
+    def _text(self, encoding: Encoding, span: Range, part: int) -> None:
+        start, stop = span
+        self._ids += encoding.ids[start:stop]
+        if self._details:
+            self._offsets += encoding.offsets[start:stop]
+            self._parts += [part] * (stop - start)
