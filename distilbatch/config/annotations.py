@@ -70,6 +70,11 @@ class AnnotationSection(Section):
         """
         return (("text", text),)
 
+    @property
+    def window_stride(self) -> int | None:
+        """Tokens that text windows share; None where a long text is cut."""
+        return self.stride
+
     def options(self) -> dict[str, Any]:
         """The task's own options, by name."""
         return self.model_dump(exclude=set(AnnotationSection.model_fields) | self._column_fields)
@@ -160,8 +165,13 @@ class QuestionAnswering(AnnotationSection):
 
     @property
     @override
+    def window_stride(self) -> int | None:
+        return self.doc_stride
+
+    @property
+    @override
     def _column_fields(self) -> set[str]:
-        return {"question_column"}
+        return {"question_column", "doc_stride"}
 
 
 class FillMask(AnnotationSection):

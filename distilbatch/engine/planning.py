@@ -31,7 +31,7 @@ def list_source(job: Job) -> Listing:
     return list_fragments(
         job.source_root,
         text_column=source.columns.text,
-        columns=job.config.sink.passthrough,
+        columns=job.columns,
         partitioning=source.partitioning,
         glob=source.glob,
         on_bad_file=source.on_bad_file,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from distilbatch.engine.checkpoints import check_head
 from distilbatch.engine.spec import HeadSpec
 from distilbatch.errors import ConfigError
 from distilbatch.inference.readouts import Readout, SequenceLogits
@@ -50,6 +51,7 @@ def load_head(spec: HeadSpec) -> LoadedHead:
         CheckpointError: The folder is damaged or has another head.
         ConfigError: An option does not go with the checkpoint.
     """
+    check_head(spec)
     model = ARCHITECTURES[TASK_HEADS[spec.task]].from_pretrained(spec.model)
     tokenizer = DocumentTokenizer.from_folder(spec.model, max_length=_max_length(spec, model), stride=spec.stride)
     task, readout, details = _BUILDERS[spec.task](spec, model, tokenizer)

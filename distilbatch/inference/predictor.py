@@ -16,7 +16,7 @@ from distilbatch.inference.backends import Backend, ReferenceBackend
 from distilbatch.inference.packing import gather, pack, token_index
 from distilbatch.inference.readouts import Needs, Reading, Readout
 from distilbatch.model.modeling import DistilBertModel, PreTrainedModel
-from distilbatch.model.packed import PackedTokens
+from distilbatch.model.packed import PackedTokens, Rows
 from distilbatch.records import HeadOutput, TokenBatch
 
 
@@ -144,10 +144,12 @@ def _joint_needs(readouts: Sequence[Readout]) -> Needs:
     return needs.pop() if len(needs) == 1 else "all"
 
 
-def _rows(needs: Needs, input_ids: Tensor) -> Tensor | str | None:
+def _rows(needs: Needs, input_ids: Tensor) -> Rows:
     if needs == "all":
         return None
-    return "first" if needs == "first" else torch.nonzero(input_ids == needs).flatten()
+    if needs == "first":
+        return "first"
+    return _rows_of(input_ids, int(needs))
 
 
 def _choose(needs: Needs, computed: Needs, input_ids: Tensor, packed: PackedTokens) -> Tensor | None:
@@ -157,7 +159,11 @@ def _choose(needs: Needs, computed: Needs, input_ids: Tensor, packed: PackedToke
     if needs == "first":
         lengths = torch.tensor(packed.layout.lengths)
         return lengths.cumsum(0) - lengths
-    return torch.nonzero(input_ids == needs).flatten()
+    return _rows_of(input_ids, int(needs))
+
+
+def _rows_of(input_ids: Tensor, token_id: int) -> Tensor:
+    return (input_ids == token_id).nonzero().flatten()
 
 
 def _positions(

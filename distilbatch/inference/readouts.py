@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
@@ -62,7 +63,7 @@ class SequenceLogits(Readout):
     def read(self, model: PreTrainedModel, states: Tensor, packed: PackedTokens) -> Reading:
         if isinstance(model, DistilBertForMultipleChoice):
             return Reading(model.head(states, 1))
-        return Reading(model.head(states))
+        return Reading(_head(model)(states))
 
 
 @dataclass(frozen=True)
@@ -74,7 +75,7 @@ class TokenLogits(Readout):
 
     @override
     def read(self, model: PreTrainedModel, states: Tensor, packed: PackedTokens) -> Reading:
-        return Reading(model.head(states))
+        return Reading(_head(model)(states))
 
 
 @dataclass(frozen=True)
@@ -101,7 +102,7 @@ class MaskScores(Readout):
 
     @override
     def read(self, model: PreTrainedModel, states: Tensor, packed: PackedTokens) -> Reading:
-        scores = model.head(states).float().softmax(-1)
+        scores = _head(model)(states).float().softmax(-1)
         targets = None
         if self.targets:
             targets = torch.tensor(self.targets, device=scores.device)
@@ -140,3 +141,9 @@ class Embedding(Readout):
             parts.append(run.float().mean(1) if self.pooling == "mean" else run.amax(1))
             start += num_docs * length
         return Reading(torch.cat(parts))
+
+
+def _head(model: PreTrainedModel) -> Callable[[Tensor], Tensor]:
+    """The head's own layers, ``(Q, H)`` to its outputs; every model with a head has them under this name."""
+    head: Callable[[Tensor], Tensor] = getattr(model, "head")  # noqa: B009 - nn.Module types attributes as tensors
+    return head
