@@ -124,11 +124,26 @@ class TokenClassification(AnnotationSection):
     Args:
         aggregation_strategy: How tokens become spans; ``none`` lists tokens.
         ignore_labels: Labels that are left out.
+        words: Column with lists of words that is read in place of the text column.
     """
 
     task: Literal["token-classification"] = "token-classification"
     aggregation_strategy: Literal["none", "simple", "first", "average", "max"] = "simple"
     ignore_labels: tuple[str, ...] = ("O",)
+    words: ColumnName | None = None
+
+    @override
+    def columns(self, text: str) -> tuple[tuple[str, str], ...]:
+        return (("text", text),) if self.words is None else (("words", self.words),)
+
+    @override
+    def options(self) -> dict[str, Any]:
+        return {**super().options(), "words": self.words is not None}
+
+    @property
+    @override
+    def _column_fields(self) -> set[str]:
+        return {"words"}
 
 
 class QuestionAnswering(AnnotationSection):
@@ -137,26 +152,33 @@ class QuestionAnswering(AnnotationSection):
     Args:
         question: A fixed question; or
         question_column: the column with each row's question.
-        doc_stride: Tokens that neighbouring text windows of a context share.
+        doc_stride: Tokens that neighbouring text windows of a context share; None takes 128, or half of
+            ``max_length`` where that is less. Takes the place of ``stride``.
         top_k: How many answers to list.
         max_answer_len: Longest answer in tokens.
         max_question_len: Longest question in tokens; the rest is cut off.
         handle_impossible_answer: Whether "no answer" may be an answer.
+        align_to_words: Whether answers begin and end with whole words.
     """
 
     task: Literal["question-answering"] = "question-answering"
     question: Annotated[str, Field(min_length=1)] | None = None
     question_column: ColumnName | None = None
-    doc_stride: Stride = 128
+    doc_stride: Stride | None = None
     top_k: TopK = 1
     max_answer_len: TopK = 15
     max_question_len: TopK = 64
     handle_impossible_answer: bool = False
+    align_to_words: bool = True
 
     @model_validator(mode="after")
     def _check_question(self) -> Self:
         if (self.question is None) == (self.question_column is None):
             raise refused("name either 'question' or 'question_column'", at=("question",))
+        if self.question is not None and not self.question.strip():
+            raise refused("expected a text, found only blanks", at=("question",))
+        if self.stride is not None:
+            raise refused("question-answering calls it 'doc_stride'", at=("stride",))
         return self
 
     @override

@@ -18,6 +18,7 @@ Inputs = Mapping[str, TextColumn | ChoicesColumn]
 """The texts of a sort buffer by role (``text``, ``text_pair``, ``question``, ``context``, ``prompt``, ``choices``); None
 where there is nothing to read. Every column has B entries."""
 
+NOT_FINITE = "the model gave no finite value for this text (number format overflow)"
 OUT_OF_MEMORY = "out of memory: this document does not fit even alone; lower max_length"
 
 

@@ -17,12 +17,11 @@ from typing_extensions import override
 from distilbatch import schema
 from distilbatch.errors import ConfigError
 from distilbatch.records import Decoded, HeadOutput, Sequences
-from distilbatch.tasks.base import Asked, Inputs, Task, failed_rows, scatter, single_texts
+from distilbatch.tasks.base import NOT_FINITE, Asked, Inputs, Task, failed_rows, scatter, single_texts
 from distilbatch.tasks.classes import apply_function, best_classes, ranked_classes
 
 FUNCTIONS = ("none", "sigmoid", "softmax")
 REDUCTIONS = ("mean", "max", "length_weighted", "first")
-NOT_FINITE = "the model gave no finite score for this text (number format overflow)"
 
 
 @dataclass(frozen=True, slots=True)

@@ -71,21 +71,35 @@ def cut_single(length: int, room: int, stride: int | None) -> Iterator[Cut]:
         yield Cut(window, None, False)
 
 
-def cut_pair(first: int, second: int, room: int, stride: int | None) -> Iterator[Cut]:
+def cut_pair(first: int, second: int, room: int, stride: int | None, *, max_first: int | None = None) -> Iterator[Cut]:
     """Cut a pair to ``room`` tokens: the longer text loses tokens first, or the second is read in windows.
 
-    With windows the first text keeps at most half of the room, so that a window always gets on.
+    With windows the first text is cut so that a window always gets on: it keeps at most half of the room, or, with
+    ``max_first``, what lets windows get on by an eighth of the room.
+
+    Args:
+        first: Tokens of the first text.
+        second: Tokens of the second text.
+        room: Most tokens of both in a document.
+        stride: Tokens that windows share; None reads the beginning only.
+        max_first: Most tokens of the first text that are read; None sets no limit of its own.
     """
-    if first + second <= room:
-        yield Cut((0, first), (0, second), False)
+    kept = first if max_first is None else min(first, max_first)
+    if kept + second <= room:
+        yield Cut((0, kept), (0, second), kept < first)
         return
     if stride is None:
-        kept_first, kept_second = _longest_first(first, second, room)
-        yield Cut((0, kept_first), (0, kept_second), True)
+        kept, kept_second = _longest_first(kept, second, room)
+        yield Cut((0, kept), (0, kept_second), True)
         return
-    kept = min(first, room // 2)
+    kept = min(kept, room // 2 if max_first is None else longest_stride(room) + 1 - stride)
     for window in _windows(second, room - kept, stride):
         yield Cut((0, kept), window, kept < first)
+
+
+def longest_stride(room: int) -> int:
+    """The largest stride for pairs of ``room`` tokens that leaves a token to a first text with a limit of its own."""
+    return room - max(1, room // 8) - 1
 
 
 def _windows(length: int, room: int, stride: int) -> Iterator[Range]:

@@ -10,13 +10,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from tokenizers import Encoding, Tokenizer, normalizers, pre_tokenizers, processors
+import numpy as np
+from numpy.typing import NDArray
+from tokenizers import Encoding, Tokenizer, decoders, normalizers, pre_tokenizers, processors
 from tokenizers.models import WordPiece
 from typing_extensions import Self
 
-from distilbatch.errors import CheckpointError
+from distilbatch.errors import CheckpointError, ConfigError
 from distilbatch.records import TokenBatch
-from distilbatch.tokenization.encode import BatchBuilder, Frame, cut_pair, cut_single
+from distilbatch.tokenization.encode import BatchBuilder, Frame, cut_pair, cut_single, longest_stride
 
 MAX_FILE_BYTES = 256 << 20
 TOKENIZER_FILES = ("tokenizer.json", "vocab.txt", "tokenizer_config.json")
@@ -30,31 +32,46 @@ class DocumentTokenizer:
         tokenizer: The loaded tokenizer; its padding and truncation are switched off here.
         max_length: Most tokens of a document, special tokens included.
         stride: Tokens that neighbouring text windows share; None reads the beginning of a long text only.
+        max_first: Most tokens of the first text of a pair; None sets no limit of its own.
 
     Raises:
         CheckpointError: ``max_length`` leaves no room for a token of each text.
+        ConfigError: ``stride`` leaves a first text with a limit no room.
     """
 
-    def __init__(self, tokenizer: Tokenizer, *, max_length: int, stride: int | None = None) -> None:
+    def __init__(
+        self, tokenizer: Tokenizer, *, max_length: int, stride: int | None = None, max_first: int | None = None
+    ) -> None:
         tokenizer.no_padding()
         tokenizer.no_truncation()
         self._tokenizer = tokenizer
         self.max_length = max_length
         self._stride = stride
+        self._max_first = max_first
         self._frames = {pair: Frame.of(tokenizer, pair=pair) for pair in (False, True)}
         if max_length < self._frames[False].size + 1:
             raise CheckpointError(
                 "max_length is too small", expected=f"at least {self._frames[False].size + 1}", found=str(max_length)
             )
+        longest = longest_stride(max_length - self._frames[True].size)
+        if stride is not None and max_first is not None and stride > longest:
+            raise ConfigError(
+                "the stride of text windows is too large",
+                expected=f"at most {longest} for a max_length of {max_length}" if longest >= 0 else "none",
+                found=str(stride),
+                remedy="lower the stride or raise max_length",
+            )
 
     @classmethod
-    def from_folder(cls, folder: Path, *, max_length: int, stride: int | None = None) -> Self:
+    def from_folder(
+        cls, folder: Path, *, max_length: int, stride: int | None = None, max_first: int | None = None
+    ) -> Self:
         """Read ``tokenizer.json``, or ``vocab.txt`` with ``tokenizer_config.json``.
 
         Raises:
             CheckpointError: Neither file is there, or it cannot be read.
         """
-        return cls(load_tokenizer(folder), max_length=max_length, stride=stride)
+        return cls(load_tokenizer(folder), max_length=max_length, stride=stride, max_first=max_first)
 
     @property
     def vocab_size(self) -> int:
@@ -70,9 +87,35 @@ class DocumentTokenizer:
         """The token of an id, with its continuation prefix; empty for an unknown id."""
         return self._tokenizer.id_to_token(token_id) or ""
 
+    def continuations(self) -> NDArray[np.bool_]:
+        """``(V,)``, which tokens go on with the word of the token before, such as ``##ing``."""
+        prefix = getattr(self._tokenizer.model, "continuing_subword_prefix", None)
+        table = np.zeros(self.vocab_size, dtype=np.bool_)
+        if prefix:
+            vocabulary = self._tokenizer.get_vocab(with_added_tokens=False)
+            table[[index for token, index in vocabulary.items() if token.startswith(prefix)]] = True
+        return table
+
     def decode(self, ids: Sequence[int]) -> str:
         """The text of tokens, special tokens left out."""
         text: str = self._tokenizer.decode(list(ids))
+        return text
+
+    @property
+    def unknown_id(self) -> int | None:
+        """The token that stands for words outside the vocabulary; None when there is none."""
+        token: str | None = getattr(self._tokenizer.model, "unk_token", None)
+        return None if token is None else self.token_to_id(token)
+
+    @property
+    def marks_words(self) -> bool:
+        """Whether a token that goes on with a word says so by a prefix, as in WordPiece."""
+        return bool(getattr(self._tokenizer.model, "continuing_subword_prefix", None))
+
+    def join_tokens(self, tokens: Sequence[str]) -> str:
+        """The text of tokens given as strings, special or unknown ones too."""
+        decoder = self._tokenizer.decoder
+        text: str = " ".join(tokens) if decoder is None else decoder.decode(list(tokens))
         return text
 
     def encode(self, first: Sequence[str], second: Sequence[str] | None = None, *, details: bool = False) -> TokenBatch:
@@ -96,7 +139,7 @@ class DocumentTokenizer:
                 if length:
                     builder.add(sequence, [encoding], cut_single(length, room, self._stride))
             elif len(seconds[sequence]):
-                cuts = cut_pair(length, len(seconds[sequence]), room, self._stride)
+                cuts = cut_pair(length, len(seconds[sequence]), room, self._stride, max_first=self._max_first)
                 builder.add(sequence, [encoding, seconds[sequence]], cuts)
         return builder.build()
 
@@ -150,6 +193,7 @@ def _from_vocab(folder: Path) -> Tokenizer:
         handle_chinese_chars=bool(options.get("tokenize_chinese_chars", True)),
     )
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    tokenizer.decoder = decoders.WordPiece()
     tokenizer.post_processor = processors.BertProcessing(
         (special["sep"], vocab[special["sep"]]), (special["cls"], vocab[special["cls"]])
     )
