@@ -121,6 +121,15 @@ class RunLayout:
         return self.shards / f"{shard:05d}.json"
 
     @property
+    def deaths(self) -> Path:
+        """The folder of evidence about rows that kill their worker, one folder per shard."""
+        return self.control / "deaths"
+
+    def death(self, shard: int, number: int) -> Path:
+        """Evidence ``number`` (from 1) about rows of a shard."""
+        return self.deaths / f"{shard:05d}" / f"{number:06d}.json"
+
+    @property
     def commit(self) -> Path:
         """The record that decides the whole run."""
         return self.control / "commit.json"

@@ -6,8 +6,8 @@ import json
 import os
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from uuid import uuid4
 
@@ -200,3 +200,256 @@ def _row(source_file: str, source_row: int) -> dict[str, object]:
         "source_file": source_file,
         "source_row": source_row,
     }
+
+
+# --- A simulated file system, whose users can be stepped, killed and left behind -------------------------------------
+
+RUN = "run"
+REFUSE = "refuse"  # an error, and nothing happened
+LOSE_REPLY = "lose the reply"  # an error, although it happened
+KILL_BEFORE = "kill before"
+KILL_AFTER = "kill after"
+KILL_LATE = "kill, and let the request arrive later"
+
+
+class KilledError(BaseException):
+    """The simulated process is gone; nothing may catch this and go on."""
+
+
+class InjectedError(SetupError):
+    """What the simulated file system refuses because the schedule says so."""
+
+
+class SimDisk:
+    """Files by path. A link shares its content; content is never changed in place."""
+
+    def __init__(self) -> None:
+        self.files: dict[Path, bytes] = {}
+        self.late: list[Callable[[], object]] = []  # requests of dead processes that are still on their way
+        self._watch: Callable[[str, Path, bytes], None] = lambda change, path, data: None
+
+    def watch(self, watch: Callable[[str, Path, bytes], None]) -> None:
+        """Call ``watch`` after every change with what was done, the path and the content."""
+        self._watch = watch
+
+    def create(self, path: Path, data: bytes) -> bool:
+        if path in self.files:
+            return False
+        self.files[path] = data
+        self._watch("create", path, data)
+        return True
+
+    def link(self, staged: Path, final: Path) -> bool:
+        if final in self.files:
+            # The same object is the same file, as after a link whose reply was lost.
+            return self.files.get(staged) is self.files[final]
+        if staged not in self.files:
+            raise SetupError(f"cannot write {final}", found="No such file or directory")
+        self.files[final] = self.files[staged]
+        self._watch("link", final, self.files[final])
+        return True
+
+    def replace(self, path: Path, data: bytes) -> None:
+        self.files[path] = data
+        self._watch("replace", path, data)
+
+    def remove(self, path: Path) -> None:
+        data = self.files.pop(path, None)
+        if data is not None:
+            self._watch("remove", path, data)
+
+    def names(self, folder: Path) -> list[str]:
+        prefix = f"{folder}/"
+        names = [str(path)[len(prefix) :] for path in self.files if str(path).startswith(prefix)]
+        return sorted(name for name in names if "/" not in name)
+
+
+class BrokenDisk(SimDisk):
+    """A disk that ignores put-if-absent, like an object store that ignores ``If-None-Match``."""
+
+    def create(self, path: Path, data: bytes) -> bool:
+        self.files[path] = data
+        self._watch("create", path, data)
+        return True
+
+
+class SimStore(Store):
+    """What one simulated process sees of a disk; every operation first passes a gate.
+
+    Args:
+        disk: The disk.
+        gate: Called before each operation with its name and path; returns what becomes of it.
+    """
+
+    def __init__(self, disk: SimDisk, gate: Callable[[str, Path], str] = lambda name, path: RUN) -> None:
+        self._disk = disk
+        self._gate = gate
+
+    def put_new(self, path: Path, data: bytes) -> bool:
+        return self._do("put_new", path, lambda: self._disk.create(path, data))
+
+    def link_new(self, staged: Path, final: Path) -> bool:
+        return self._do("link_new", final, lambda: self._disk.link(staged, final))
+
+    def read(self, path: Path, *, max_bytes: int) -> bytes | None:
+        return self._do("read", path, lambda: self._disk.files.get(path))
+
+    def names(self, folder: Path) -> list[str]:
+        return self._do("names", folder, lambda: self._disk.names(folder))
+
+    def size(self, path: Path) -> int | None:
+        return self._do("size", path, lambda: None if (data := self._disk.files.get(path)) is None else len(data))
+
+    def digest(self, path: Path) -> str | None:
+        return self._do(
+            "digest", path, lambda: None if (data := self._disk.files.get(path)) is None else sha256_bytes(data)
+        )
+
+    def replace(self, path: Path, data: bytes) -> None:
+        self._do("replace", path, lambda: self._disk.replace(path, data))
+
+    def remove(self, path: Path) -> None:
+        self._do("remove", path, lambda: self._disk.remove(path))
+
+    def _do(self, name: str, path: Path, effect: Callable[[], object]):
+        fate = self._gate(name, path)
+        if fate == KILL_LATE:
+            self._disk.late.append(effect)
+        if fate in (KILL_BEFORE, KILL_LATE):
+            raise KilledError
+        if fate == REFUSE:
+            raise InjectedError(f"cannot {name} {path}", found="injected")
+        result = effect()
+        if fate == KILL_AFTER:
+            raise KilledError
+        if fate == LOSE_REPLY:
+            raise InjectedError(f"cannot {name} {path}", found="injected, after it happened")
+        return result
+
+
+class SimProcess:
+    """Work on a store that stops before each of its operations until it is stepped; one runs at a time.
+
+    Args:
+        name: For traces.
+        disk: Its disk.
+        work: What it does, given itself and its store.
+        trace: Gets what it does: its name, the operation, the path and what became of it.
+    """
+
+    def __init__(
+        self, name: str, disk: SimDisk, work: Callable[[SimProcess, Store], object], trace: list[tuple[object, ...]]
+    ) -> None:
+        self.name = name
+        self.alive = True
+        self.result: object = None
+        self.error: BaseException | None = None
+        self._trace = trace
+        self._work = work
+        self._store = SimStore(disk, self._gate)
+        self._fate: Callable[[str, Path], str | None] = lambda name, path: None
+        self._dead = False
+        self._go, self._back = threading.Lock(), threading.Lock()
+        self._go.acquire()
+        self._back.acquire()
+        self._thread = threading.Thread(target=self._main, name=name, daemon=True)
+        self._thread.start()
+        self._back.acquire()
+
+    def step(self, fate: Callable[[str, Path], str | None]) -> None:
+        """Let operations happen, or not, as ``fate`` says of each, up to the one it says None of."""
+        self._fate = fate
+        self._go.release()
+        self._back.acquire()
+        if not self.alive:
+            self._thread.join()
+
+    def _main(self) -> None:
+        try:
+            self.result = self._work(self, self._store)
+        except BaseException as error:
+            self.error = error
+        self._trace.append((self.name, "ends", self.error or "well"))
+        self.alive = False
+        self._back.release()
+
+    def _gate(self, name: str, path: Path) -> str:
+        if self._dead:
+            raise KilledError  # what ``finally`` blocks do in a process that no longer exists
+        while (fate := self._fate(name, path)) is None:
+            self._back.release()
+            self._go.acquire()
+        self._dead = fate.startswith("kill")
+        self._trace.append((self.name, name, path, "" if fate == RUN else fate))
+        return fate
+
+
+class SimExecutor(Executor):
+    """Stages a list of rows in place of a Parquet file.
+
+    Args:
+        store: The store of the process.
+        spec: What a worker would get.
+        attempts: Gives attempt ids.
+    """
+
+    def __init__(self, store: Store, spec: WorkerSpec, attempts: Iterator[str]) -> None:
+        self._store = store
+        self._spec = spec
+        self._attempts = attempts
+
+    def run(self, tasks: Sequence[ShardTask], *, stop: threading.Event) -> Iterator[Outcome]:
+        for task in tasks:
+            shard, attempt = task.shard, next(self._attempts)
+            path = self._spec.layout.staged(shard.index, attempt, 0)
+            rows = [[*task.fragment.identity, row] for row in range(shard.row_start, shard.row_stop)]
+            data = json.dumps({"attempt": attempt, "rows": rows}).encode()
+            self._store.put_new(path, data)
+            yield ShardResult(
+                index=shard.index,
+                attempt_id=attempt,
+                files=(StagedFile(path.name, (), len(rows), len(data), sha256_bytes(data)),),
+                num_rows=len(rows),
+                statuses={"ok": len(rows)},
+                schema_sha256=sha256_bytes(b"schema"),
+            )
+
+
+class SimOwner:
+    """Ownership without a clock: a polite one gives way to a live owner, another takes over and never looks back.
+
+    Args:
+        store: The store of the process.
+        layout: The run key's paths.
+        process: Who takes the ownership.
+        owners: Who took which epoch; shared by all processes.
+        polite: Whether to give way.
+    """
+
+    def __init__(
+        self, store: Store, layout: RunLayout, *, process: SimProcess, owners: dict[Path, SimProcess], polite: bool
+    ) -> None:
+        self._store, self._layout, self._process, self._owners = store, layout, process, owners
+        self._polite = polite
+        self.epoch = 0
+        self.run_id = process.name
+
+    def take(self) -> int:
+        names = [name for name in self._store.names(self._layout.epochs) if name.endswith(".json")]
+        latest = int(names[-1][:-5]) if names else 0
+        if latest and self._polite and self._owners[self._layout.epoch(latest)].alive:
+            raise BusyError(f"{self._layout.window} is taken")
+        self.epoch = latest + 1
+        path = self._layout.epoch(self.epoch)
+        record = OwnerRecord(epoch=self.epoch, host="sim", pid=1, process="1", run_id=self.run_id)
+        self._owners.setdefault(path, self._process)
+        if not self._store.put_new(path, record.to_bytes()):
+            raise BusyError(f"{self._layout.window} was taken meanwhile")
+        self._owners[path] = self._process
+        return self.epoch
+
+    def superseded(self) -> bool:
+        return self._polite and self._store.size(self._layout.epoch(self.epoch + 1)) is not None
+
+    def release(self) -> None:
+        self._store.replace(self._layout.heartbeat(self.epoch), b"released\n")

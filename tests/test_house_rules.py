@@ -25,13 +25,16 @@ LAYERS = (
     {"engine", "train", "report", "bench", "interop", "demo"},
     {"cli"},
 )
-SIDEWAYS = {("inference", "model"), ("demo", "engine"), ("bench", "engine")} | {(a, b) for a in LAYERS[1] for b in LAYERS[1]}
+SIDEWAYS = {("inference", "model"), ("demo", "engine"), ("bench", "engine")} | {
+    (a, b) for a in LAYERS[1] for b in LAYERS[1]
+}
 
 # Where a library may be imported; a folder ends in a slash.
 HOMES = {
     "ray": ("engine/actors/", "interop/"),
     "tokenizers": ("tokenization/",),
     "safetensors": ("model/checkpoint.py",),
+    "huggingface_hub": ("model/hub.py",),
     "torch": ("model/", "inference/", "train/", "bench/"),
     "yaml": ("config/",),
     "typer": ("cli/",),

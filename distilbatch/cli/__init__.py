@@ -6,6 +6,6 @@ to imports at the top, so that ``--help`` and a mistyped option answer at once.
 
 from __future__ import annotations
 
-from distilbatch.cli.app import app, main
+from distilbatch.cli.program import app, main
 
 __all__ = ["app", "main"]

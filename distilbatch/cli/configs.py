@@ -23,7 +23,7 @@ def check(configs: Configs, overrides: Overrides = None, debug: Debug = False) -
         from distilbatch.config import load_config_files  # noqa: PLC0415
         from distilbatch.pipeline import load_pipeline  # noqa: PLC0415
 
-        config = load_config_files([*configs], overrides=overrides or ())
+        config = load_config_files(configs, overrides=overrides or ())
         annotations = config.annotations(load_pipeline(Path(config.pipeline)) if config.pipeline else None)
         show(f"ok: job {config.job.name}, annotations {', '.join(item.name for item in annotations)}")
 
@@ -34,7 +34,7 @@ def show_merged(configs: Configs, overrides: Overrides = None, debug: Debug = Fa
     with verb(debug=debug):
         from distilbatch.config import show_config  # noqa: PLC0415
 
-        show_text(show_config([*configs], overrides=overrides or ()))
+        show_text(show_config(configs, overrides=overrides or ()))
 
 
 @app.command()

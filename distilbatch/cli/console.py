@@ -5,36 +5,50 @@ from __future__ import annotations
 import json
 import os
 import sys
+from contextlib import suppress
+from io import StringIO
 from typing import TextIO
 
 from rich.console import Console, RenderableType
+
+from distilbatch.errors import ResourceError
 
 _PLAIN_WIDTH = 120  # columns of a table in a file or a log
 
 
 def show(*results: RenderableType) -> None:
     """Print results. A reader that has gone away has seen enough, and changes nothing about the exit code."""
-    given = None if sys.stdout.isatty() or os.environ.get("COLUMNS") else _PLAIN_WIDTH
-    console = Console(width=given, markup=False, emoji=False, highlight=False)
-    with console.capture() as capture:
-        for result in results:
-            console.print(result, soft_wrap=isinstance(result, str))  # a path stays in one piece
-    _write(sys.stdout, capture.get())
+    terminal = _is_terminal(sys.stdout)
+    width = None if terminal or os.environ.get("COLUMNS") else _PLAIN_WIDTH
+    text = StringIO()
+    console = Console(file=text, force_terminal=terminal, width=width, markup=False, emoji=False, highlight=False)
+    for result in results:
+        console.print(result, soft_wrap=isinstance(result, str))  # a path stays in one piece
+    show_text("".join(f"{line.rstrip()}\n" for line in text.getvalue().splitlines()))
 
 
 def show_json(value: object) -> None:
     """Print a result for programs."""
-    _write(sys.stdout, json.dumps(value, indent=1) + "\n")
+    show_text(json.dumps(value, indent=1) + "\n")
 
 
 def show_text(text: str) -> None:
-    """Print text as it is."""
-    _write(sys.stdout, text)
+    """Print text as it is.
+
+    Raises:
+        ResourceError: The file that standard output goes to cannot grow.
+    """
+    try:
+        _write(sys.stdout, text)
+    except OSError as error:
+        _silence(sys.stdout)
+        raise ResourceError("standard output cannot be written", found=str(error)) from error
 
 
 def complain(message: str) -> None:
     """Print a message for people on standard error."""
-    _write(sys.stderr, printable(message) + "\n")
+    with suppress(OSError):  # there is nowhere left to say so
+        _write(sys.stderr, printable(message) + "\n")
 
 
 def printable(text: str) -> str:
@@ -44,13 +58,23 @@ def printable(text: str) -> str:
 
 def is_interactive() -> bool:
     """Whether a person watches standard error."""
-    return sys.stderr.isatty() and not os.environ.get("CI") and not os.environ.get("NO_COLOR")
+    return _is_terminal(sys.stderr) and not os.environ.get("CI") and not os.environ.get("NO_COLOR")
 
 
-def _write(stream: TextIO, text: str) -> None:
+def _is_terminal(stream: TextIO | None) -> bool:
+    return stream is not None and stream.isatty()
+
+
+def _write(stream: TextIO | None, text: str) -> None:
+    if stream is None:  # closed by whoever started the program
+        return
     try:
         stream.write(text)
         stream.flush()
     except BrokenPipeError:
-        # Python flushes again at its end, and would complain.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+        _silence(stream)
+
+
+def _silence(stream: TextIO) -> None:
+    # Python flushes again at its end, and would complain.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())

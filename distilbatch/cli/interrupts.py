@@ -7,7 +7,7 @@ import os
 import signal
 import threading
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from types import FrameType
 from typing import TypeVar
@@ -15,6 +15,7 @@ from typing import TypeVar
 T = TypeVar("T")
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
+_REARM_S = 1.0
 _SHOW_CURSOR = b"\x1b[?25h"
 
 _log = logging.getLogger("distilbatch")
@@ -31,12 +32,7 @@ def call_interruptibly(work: Callable[[], T], *, resumable: threading.Event, sto
         resumable: Set by the work once it can be resumed; before, a signal ends the process.
         stop: Set by the first signal after that; the next one ends the process.
     """
-    with _handled(resumable, stop), ThreadPoolExecutor(1, thread_name_prefix="run") as pool:
-        return pool.submit(work).result()
 
-
-@contextmanager
-def _handled(resumable: threading.Event, stop: threading.Event) -> Iterator[None]:
     def handle(number: int, frame: FrameType | None) -> None:
         if not resumable.is_set() or stop.is_set():
             if os.isatty(2):
@@ -46,9 +42,30 @@ def _handled(resumable: threading.Event, stop: threading.Event) -> Iterator[None
         name = signal.Signals(number).name
         _log.warning("%s: stopping; the same command resumes. A second signal ends the program at once", name)
 
-    before = {number: signal.signal(number, handle) for number in _SIGNALS}
+    with _handling(handle) as arm, ThreadPoolExecutor(1, thread_name_prefix="run") as pool:
+        called = pool.submit(work)
+        while not wait([called], timeout=_REARM_S).done:
+            arm()
+        return called.result()
+
+
+@contextmanager
+def _handling(handle: Callable[[int, FrameType | None], None]) -> Iterator[Callable[[], None]]:
+    """Handle signals inside the block; gives what makes it so again.
+
+    Ray installs a handler of its own below Python's when it starts, which prints a stack trace before ours is called.
+    """
+    before = {number: signal.getsignal(number) for number in _SIGNALS}
+    # A shell has its background jobs ignore SIGINT: Ctrl-C is meant for the one in front.
+    ours = [number for number, handler in before.items() if handler is not signal.SIG_IGN]
+
+    def arm() -> None:
+        for number in ours:
+            signal.signal(number, handle)
+
+    arm()
     try:
-        yield
+        yield arm
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        for number in ours:
+            signal.signal(number, before[number])

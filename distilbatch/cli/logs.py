@@ -31,6 +31,11 @@ class _ShortFormatter(logging.Formatter):
         return text if record.levelno <= logging.INFO else f"{record.levelname.lower()}: {text}"
 
 
+def _is_news(record: logging.LogRecord) -> bool:
+    # Ray warns that it leaves SIGTERM alone outside the main thread: that is why runs are in another one.
+    return "SIGTERM handler is not set" not in record.getMessage()
+
+
 def configure_logging(*, debug: bool) -> None:
     """Send logs to standard error; calling it again replaces what the last call set up.
 
@@ -43,4 +48,5 @@ def configure_logging(*, debug: bool) -> None:
     for old in [old for old in root.handlers if isinstance(old, _StderrHandler)]:
         root.removeHandler(old)
     root.addHandler(handler)
+    logging.getLogger("ray._private.worker").addFilter(_is_news)
     logging.getLogger("distilbatch").setLevel(logging.DEBUG if debug else logging.INFO)

@@ -8,14 +8,12 @@ import typer
 
 Configs = Annotated[
     list[str],
-    typer.Argument(metavar="CONFIG...", help="YAML file, or - for standard input; of several, later ones win."),
+    typer.Argument(metavar="CONFIG", help="YAML file, or - for standard input; of several, later ones win."),
 ]
 Target = Annotated[str, typer.Argument(metavar="PATH", help="The sink's folder, or a config file that names it.")]
 Day = Annotated[
     str | None,
-    typer.Option(
-        "--date", metavar="DAY", help="The logical window: today, yesterday or YYYY-MM-DD.", show_default=False
-    ),
+    typer.Option("--date", metavar="DAY", help="The logical window: today, yesterday or YYYY-MM-DD."),
 ]
 Limit = Annotated[int | None, typer.Option("--limit", metavar="N", min=1, help="Label N rows, as a sample.")]
 Overrides = Annotated[

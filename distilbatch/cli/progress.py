@@ -10,7 +10,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress as Bar, TaskID, TextColumn
+from rich.progress import BarColumn, TaskID, TextColumn
+from rich.progress import Progress as Bar
 from typing_extensions import override
 
 from distilbatch.cli.console import is_interactive
@@ -100,9 +101,11 @@ class Reporter(Progress):
 
     @override
     def event(self, event: PoolEvent) -> None:
-        level = logging.INFO if event.kind == "started" else logging.WARNING
-        where = "" if event.shard is None else f"shard {event.shard}: "
-        _log.log(level, "%s%s", where, event.message)
+        if event.kind == "started":
+            _log.info("started %s", event.message)
+        else:
+            where = "" if event.shard is None else f"shard {event.shard}: "
+            _log.warning("%s%s", where, event.message)
 
     def line(self) -> str:
         """How far the run is, in a line; empty before the plan."""
@@ -118,9 +121,8 @@ def reporting(sink: SinkLayout, *, planned: threading.Event) -> Iterator[Reporte
     """Show a run's progress on standard error as long as the block lasts; see :class:`Reporter`."""
     if is_interactive():
         name, figures = TextColumn("{task.description}", markup=False), TextColumn("{task.fields[meter].figures}")
-        with Bar(
-            name, BarColumn(), figures, console=Console(stderr=True), transient=True, redirect_stdout=False
-        ) as bar:
+        console = Console(stderr=True)
+        with Bar(name, BarColumn(), figures, console=console, transient=True, redirect_stdout=False) as bar:
             yield Reporter(sink, planned=planned, bar=bar)
         return
     reporter, over = Reporter(sink, planned=planned), threading.Event()

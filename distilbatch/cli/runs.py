@@ -55,9 +55,9 @@ def plan(
     """Tell what a run would do: rows, shards, tokens, bytes, time. Writes nothing."""
     with verb(debug=debug):
         from distilbatch.config import load_config_files  # noqa: PLC0415
-        from distilbatch.engine.forecast import plan_run  # noqa: PLC0415
+        from distilbatch.engine.forecast import plan as plan_run  # noqa: PLC0415
 
-        config = load_config_files([*configs], overrides=overrides or ())
+        config = load_config_files(configs, overrides=overrides or ())
         report = plan_run(config, day=day, limit=limit, forecast=forecast)
         if as_json:
             show_json(report.to_dict())
@@ -73,7 +73,7 @@ def _run(configs: Sequence[str], *, day: str | None, limit: int | None, override
         from distilbatch.config import load_config_files  # noqa: PLC0415
         from distilbatch.engine.driver import Driver, resolve_run  # noqa: PLC0415
 
-        config = load_config_files([*configs], overrides=overrides)
+        config = load_config_files(configs, overrides=overrides)
         job = resolve_run(config, day=day, limit=limit)
         with reporting(job.sink, planned=planned) as reporter:
             return Driver(job, progress=reporter, stop=stop).run()

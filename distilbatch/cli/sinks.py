@@ -46,7 +46,7 @@ def verify(
             show(*verify_tables(report))
         if not report.ok:
             problems = [*report.problems, *report.unfinished]
-            raise DataError(f"{report.sink}: {len(problems)} problems\n" + "\n".join(problems))
+            raise DataError("\n".join([f"{report.sink} is not whole", *problems]))
 
 
 def _sink_folder(target: str, *, day: str | None, overrides: Sequence[str]) -> Path:

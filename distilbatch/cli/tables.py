@@ -29,7 +29,9 @@ def run_tables(report: RunReport) -> Iterable[RenderableType]:
         yield f"finished first: {earlier.run_key}, {earlier.num_rows:,} rows"
     yield facts(f"{report.run_key}: {report.state}", _run_facts(report))
     for head, counts in report.label_counts.items():
+        yield ""
         yield label_table(head, counts)
+    yield ""
     yield from _listed("left out", report.bad_files)
     yield f"data: {report.data}"
     yield f"next: {command('verify', str(Path(report.data).parent))}"

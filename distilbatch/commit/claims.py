@@ -7,13 +7,18 @@ time can never claim the same row. Claims are never withdrawn: an unfinished win
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 
 from distilbatch.commit.records import MAX_RECORD_BYTES, ClaimRecord, PlanRecord, parse
 from distilbatch.commit.store import Store
+from distilbatch.errors import ConflictError
 from distilbatch.layout import SinkLayout
 
 ClaimedRange = tuple[tuple[str, int, str], int, int]
+
+_NUMBERED = re.compile(r"[0-9]{6,}\.json")
 
 
 class ClaimChain:
@@ -34,7 +39,11 @@ class ClaimChain:
         self._job = job
 
     def plans(self) -> list[PlanRecord]:
-        """The plans in the chain, oldest first; never with a gap."""
+        """The plans in the chain, oldest first.
+
+        Raises:
+            ConflictError: A claim is damaged or gone.
+        """
         return list(self._entries())
 
     def claim(self, build: Callable[[Sequence[PlanRecord]], PlanRecord]) -> PlanRecord:
@@ -46,6 +55,9 @@ class ClaimChain:
         Returns:
             The plan as it stands in the chain. A crash right after leaves a claim without ``plan.json``; the next
             start of the same run key finds it here.
+
+        Raises:
+            ConflictError: The chain is damaged.
         """
         while True:
             entries = self.plans()
@@ -56,6 +68,11 @@ class ClaimChain:
             path = self._layout.claim(self._job, len(entries) + 1)
             if self._store.put_new(path, ClaimRecord(plan=plan).to_bytes()):
                 return plan
+            if self._store.read(path, max_bytes=MAX_RECORD_BYTES) is None:
+                raise ConflictError(
+                    f"{path}: the name of a claim is taken by something that cannot be read",
+                    remedy="the control folder was edited or damaged; restore it or write to a new sink.path",
+                )
 
     def _entries(self) -> Iterator[PlanRecord]:
         number = 1
@@ -63,9 +80,22 @@ class ClaimChain:
             path = self._layout.claim(self._job, number)
             data = self._store.read(path, max_bytes=MAX_RECORD_BYTES)
             if data is None:
+                self._refuse_gap(path)
                 return
             yield parse(ClaimRecord, data, where=str(path)).plan
             number += 1
+
+    def _refuse_gap(self, missing: Path) -> None:
+        # Rows of a lost claim would be labelled a second time.
+        names = self._store.names(missing.parent)
+        later = [name for name in names if _NUMBERED.fullmatch(name) and name > missing.name]
+        if later and self._store.read(missing, max_bytes=MAX_RECORD_BYTES) is None:
+            raise ConflictError(
+                f"{missing}: a claim is gone",
+                expected="a chain without a gap",
+                found=f"{later[-1]} after it",
+                remedy="restore it from a copy, or write to a new sink.path",
+            )
 
 
 def claimed_ranges(plans: Sequence[PlanRecord]) -> list[ClaimedRange]:

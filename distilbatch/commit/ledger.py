@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
 from distilbatch.commit.records import (
     MAX_RECORD_BYTES,
     CommitRecord,
+    DeathRecord,
     DoneRecord,
     PlanRecord,
     PublishedFile,
@@ -20,6 +23,8 @@ from distilbatch.errors import ConflictError, DataError
 from distilbatch.fingerprint import sha256_bytes
 from distilbatch.layout import RunLayout, published_name
 from distilbatch.records import ShardResult, StagedFile
+
+_SHARD_NAME = re.compile(r"(?:[0-9]{5}|[1-9][0-9]{5,})\.json")  # what RunLayout.shard gives, and no other spelling
 
 
 class RunLedger:
@@ -37,8 +42,20 @@ class RunLedger:
         self.layout = layout
 
     def plan(self) -> PlanRecord | None:
-        """The plan, once there is one."""
-        return self._read(PlanRecord, self.layout.plan)
+        """The plan, once there is one.
+
+        Raises:
+            ConflictError: It is damaged, or the plan of another run key.
+        """
+        plan = self._read(PlanRecord, self.layout.plan)
+        if plan is not None and (plan.job, plan.window) != (self.layout.job, self.layout.window):
+            raise ConflictError(
+                f"{self.layout.plan}: the plan of another run",
+                expected=f"{self.layout.job}/{self.layout.window}",
+                found=plan.run_key,
+                remedy="the control folder was edited; restore it or write to a new sink.path",
+            )
+        return plan
 
     def create_plan(self, plan: PlanRecord) -> PlanRecord:
         """K2. A crash right after leaves a plan without work; the next run uses it and never lists again.
@@ -50,8 +67,7 @@ class RunLedger:
 
     def recorded(self) -> set[int]:
         """Indices of the shards that are committed, from one listing; a hint, not a decision."""
-        names = self.store.names(self.layout.shards)
-        return {int(name[:-5]) for name in names if name.endswith(".json") and name[:-5].isdigit()}
+        return {int(name[:-5]) for name in self.store.names(self.layout.shards) if _SHARD_NAME.fullmatch(name)}
 
     def shard(self, index: int) -> ShardRecord | None:
         """The record of a shard, once it is committed."""
@@ -84,6 +100,23 @@ class RunLedger:
             for file in result.files:
                 self.store.remove(self.layout.staging / file.name)
         return won
+
+    def record_crashing_rows(self, plan: PlanRecord, index: int, rows: Sequence[int], *, message: str) -> None:
+        """Note rows of a shard that kill their worker. A crash before this only means they are found once more."""
+        record = DeathRecord(index=index, plan_id=plan.plan_id, rows=tuple(rows), message=message)
+        number = 1
+        while not self.store.put_new(self.layout.death(index, number), record.to_bytes()):
+            number += 1
+
+    def crashing_rows(self, plan: PlanRecord) -> dict[int, tuple[int, ...]]:
+        """The rows that :meth:`record_crashing_rows` has noted, rising, by shard."""
+        found: dict[int, set[int]] = {}
+        for folder in self.store.names(self.layout.deaths):
+            for name in self.store.names(self.layout.deaths / folder):
+                record = self._read(DeathRecord, self.layout.deaths / folder / name)
+                if record is not None and record.plan_id == plan.plan_id:
+                    found.setdefault(record.index, set()).update(record.rows)
+        return {index: tuple(sorted(rows)) for index, rows in found.items()}
 
     def decide(self, plan: PlanRecord, *, epoch: int, run_id: str) -> CommitRecord:
         """K10 and K11: check every shard record and staged file, then decide the run.

@@ -10,13 +10,14 @@ import socket
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from uuid import uuid4
 
 from distilbatch.commit.records import MAX_RECORD_BYTES, OwnerRecord, parse
 from distilbatch.commit.store import Store
-from distilbatch.errors import BusyError
+from distilbatch.errors import BusyError, DistilbatchError
 from distilbatch.layout import RunLayout
 
 HEARTBEAT_S = 5.0
@@ -77,7 +78,12 @@ class Ownership:
             process=_process_identity(os.getpid()),
             run_id=self.run_id,
         )
-        if not self._store.put_new(self._layout.epoch(self.epoch), record.to_bytes()):
+        try:
+            taken = self._store.put_new(self._layout.epoch(self.epoch), record.to_bytes())
+        except BaseException:
+            self._withdraw()
+            raise
+        if not taken:
             raise _busy(self._layout, _latest_owner(self._store, self._layout) or record)
         self._thread = threading.Thread(target=self._beat, name="heartbeat", daemon=True)
         self._thread.start()
@@ -88,17 +94,27 @@ class Ownership:
         return self._store.size(self._layout.epoch(self.epoch + 1)) is not None
 
     def release(self) -> None:
-        """Let the next owner start at once."""
+        """Let the next owner start at once; a store that fails only makes it wait."""
         self._beating.set()
         if self._thread is not None:
             self._thread.join()
-            self._store.replace(self._layout.heartbeat(self.epoch), RELEASED)
+            with suppress(DistilbatchError):
+                self._store.replace(self._layout.heartbeat(self.epoch), RELEASED)
+
+    def _withdraw(self) -> None:
+        # The record may have come into being all the same, and would look alive for as long as this process lives.
+        with suppress(DistilbatchError):
+            owner = _latest_owner(self._store, self._layout)
+            if owner is not None and owner.run_id == self.run_id:
+                self._store.replace(self._layout.heartbeat(self.epoch), RELEASED)
 
     def _beat(self) -> None:
         count = 0
         while not self._beating.is_set():
             count += 1
-            self._store.replace(self._layout.heartbeat(self.epoch), b"%d\n" % count)
+            # A disk that is full for a while must not silence the heartbeat for good.
+            with suppress(DistilbatchError):
+                self._store.replace(self._layout.heartbeat(self.epoch), b"%d\n" % count)
             self._beating.wait(HEARTBEAT_S)
 
     def _is_gone(self, owner: OwnerRecord) -> bool:

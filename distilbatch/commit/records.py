@@ -5,9 +5,11 @@ Each is written once, by put-if-absent. File names in records are checked, so th
 
 from __future__ import annotations
 
+import base64
 import re
 from typing import Annotated, Any, Literal, TypeVar
 
+import pyarrow as pa
 from pydantic import (
     AfterValidator,
     BaseModel,
@@ -25,6 +27,7 @@ from distilbatch.records import Fragment, Shard, StagedFile
 
 MAX_RECORD_BYTES = 512 << 20
 
+_DIGEST = re.compile(r"[0-9a-f]{64}")
 _STAGED_NAME = re.compile(r"\d{5,}-[0-9a-f]{32}-\d{3,}\.parquet")
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$")]
@@ -47,6 +50,22 @@ def _inside(path: str) -> str:
     return path
 
 
+def encode_schema(schema: pa.Schema) -> str:
+    """A schema as text for a record."""
+    return base64.b64encode(schema.serialize()).decode("ascii")
+
+
+def _decode_schema(text: str) -> pa.Schema:
+    data = base64.b64decode(text, validate=True)
+    if b"ARROW:extension" in data:
+        # Reading an extension type runs the code that was registered for it.
+        raise ValueError("expected plain column types, found an extension type")
+    try:
+        return pa.ipc.read_schema(pa.py_buffer(data))
+    except (pa.ArrowException, OSError) as error:
+        raise ValueError(f"expected an Arrow schema: {error}") from error
+
+
 RecordT = TypeVar("RecordT", bound=_Record)
 
 
@@ -60,14 +79,16 @@ class BadFileRecord(_Record):
 class PlanRecord(_Record):
     """The only list of work of a run key; immutable.
 
-    ``fragments`` are the pinned inputs, ``shards`` the row ranges to label, ``semantic`` the settings that
-    change results.
+    ``fragments`` are the pinned inputs, ``source_schema`` the columns and types they are read with (an Arrow schema
+    message in Base64; files that come later may widen the source's own), ``shards`` the row ranges to label,
+    ``semantic`` the settings that change results.
     """
 
     format: Literal[1] = 1
     job: Name
     window: Name
     source_root: str
+    source_schema: str
     model_fingerprints: dict[str, Digest]
     semantic: dict[str, Any]
     fragments: tuple[Fragment, ...]
@@ -75,6 +96,12 @@ class PlanRecord(_Record):
     bad_files: tuple[BadFileRecord, ...] = ()
     limit: int | None = None
     version: str
+
+    @field_validator("source_schema")
+    @classmethod
+    def _check_schema(cls, text: str) -> str:
+        _decode_schema(text)
+        return text
 
     @field_validator("fragments")
     @classmethod
@@ -85,9 +112,20 @@ class PlanRecord(_Record):
 
     @model_validator(mode="after")
     def _check_shards(self) -> Self:
+        last: dict[int, int] = {}
         for index, shard in enumerate(self.shards):
             if shard.index != index or not 0 <= shard.fragment < len(self.fragments):
                 raise ValueError(f"shard {index}: expected its own index and a fragment of this plan")
+            if _DIGEST.fullmatch(shard.shard_id) is None:
+                raise ValueError(f"shard {index}: expected a sha256, found {shard.shard_id[:80]!r}")
+            if (
+                not last.get(shard.fragment, 0)
+                <= shard.row_start
+                < shard.row_stop
+                <= (self.fragments[shard.fragment].num_rows)
+            ):
+                raise ValueError(f"shard {index}: expected rows of its file that no earlier shard has")
+            last[shard.fragment] = shard.row_stop
         return self
 
     @property
@@ -100,6 +138,11 @@ class PlanRecord(_Record):
     def run_key(self) -> str:
         """Job and logical window."""
         return f"{self.job}/{self.window}"
+
+    @property
+    def schema(self) -> pa.Schema:
+        """``source_schema`` as Arrow knows it."""
+        return _decode_schema(self.source_schema)
 
     @property
     def num_rows(self) -> int:
@@ -144,6 +187,15 @@ class ShardRecord(_Record):
             if _STAGED_NAME.fullmatch(file.name) is None:
                 raise ValueError(f"expected a staged file's name, found {file.name!r}")
         return files
+
+
+class DeathRecord(_Record):
+    """Rows of a shard that kill the process that computes them; no later attempt computes them again."""
+
+    index: Count
+    plan_id: Digest
+    rows: tuple[Count, ...]
+    message: str
 
 
 class CommitRecord(_Record):

@@ -13,7 +13,7 @@ from uuid import uuid4
 
 from typing_extensions import override
 
-from distilbatch.errors import SetupError
+from distilbatch.errors import ConflictError
 from distilbatch.oserrors import storing
 
 
@@ -24,7 +24,10 @@ class Store(Protocol):
         """Create ``path`` with ``data``, durably; False, and nothing changed, when it exists already."""
 
     def link_new(self, staged: Path, final: Path) -> bool:
-        """Make a staged file visible as ``final``; False, and nothing changed, when ``final`` exists already."""
+        """Make a staged file visible as ``final``; False, and nothing changed, when ``final`` is another file.
+
+        Repeating it is harmless: True when ``final`` is this very file already.
+        """
 
     def read(self, path: Path, *, max_bytes: int) -> bytes | None:
         """The content of ``path``; None when there is none."""
@@ -71,12 +74,18 @@ class LocalStore(Store):
         with storing("read", path):
             try:
                 with path.open("rb") as file:
-                    data = file.read(max_bytes + 1)
+                    # Before it is read: nobody should need the memory to learn that it is too large.
+                    size = os.fstat(file.fileno()).st_size
+                    if size <= max_bytes:
+                        return file.read(max_bytes)
             except FileNotFoundError:
                 return None
-        if len(data) > max_bytes:
-            raise SetupError(f"{path}: too large for a record", expected=f"at most {max_bytes} bytes")
-        return data
+        raise ConflictError(
+            f"{path}: too large for a record",
+            expected=f"at most {max_bytes} bytes",
+            found=str(size),
+            remedy="the control folder was edited or damaged; restore it or write to a new sink.path",
+        )
 
     @override
     def names(self, folder: Path) -> list[str]:
@@ -142,10 +151,18 @@ def _link(source: Path, final: Path) -> bool:
         os.link(source, final)
         created = True
     except OSError as error:
-        # NFS may have made the link and lost the reply; two names then share one file.
-        created = os.stat(source).st_nlink > 1 and final.exists() and final.samefile(source)
-        if not created and error.errno != errno.EEXIST:
+        # NFS may have made the link and lost the reply; two names then share one file. And when the source is gone,
+        # somebody else has linked and removed it: the final name decides.
+        created = _same_file(source, final)
+        if not created and error.errno != errno.EEXIST and not final.exists():
             raise
     # Also when it existed before: the caller is about to rely on it.
     fsync_folder(final.parent)
     return created
+
+
+def _same_file(one: Path, other: Path) -> bool:
+    try:
+        return one.samefile(other)
+    except FileNotFoundError:
+        return False

@@ -196,7 +196,7 @@ def _override(document: Document, override: str, *, rank: int) -> None:
         return
     try:
         value = parse_yaml(text, label=origin.label, rank=rank, lines=False)
-        path = _put(document.value, parts, value.value)
+        path = _put(document, parts, value.value, origin=origin)
     except YamlSyntaxError as error:
         message = f"not a YAML value: {error.message}; put text with special characters in quotes"
         document.problems.append((origin, (), message))
@@ -209,13 +209,13 @@ def _override(document: Document, override: str, *, rank: int) -> None:
     document.problems += [(place, (*path, *below), message) for place, below, message in value.problems]
 
 
-def _put(root: dict[str, Any], parts: Sequence[str], value: object) -> Location:
+def _put(document: Document, parts: Sequence[str], value: object, *, origin: Origin) -> Location:
     """Store ``value`` under dotted ``parts``, making missing sections; return its key path.
 
     Raises:
         LookupError: A part asks for something inside a single value, or for a list entry that is not there.
     """
-    holder: Any = root
+    holder: Any = document.value
     path: Location = ()
     key: Any
     for depth, part in enumerate(parts):
@@ -225,6 +225,7 @@ def _put(root: dict[str, Any], parts: Sequence[str], value: object) -> Location:
             break
         if isinstance(holder, dict) and holder.get(part) is None:
             holder[part] = {}
+            document.origins[path] = origin
         holder = holder[key]
         if not isinstance(holder, (dict, list)):
             raise LookupError(f"'{key_text(path)}' is a single value and has no '{parts[depth + 1]}'")

@@ -82,7 +82,9 @@ class Annotator:
         """
         renamed = {} if text_column is None else {self._text_column: text_column}
         if isinstance(documents, pa.RecordBatch):
-            return self._table(pa.Table.from_batches([documents]), renamed).combine_chunks().to_batches()[0]
+            table = self._table(pa.Table.from_batches([documents]), renamed)
+            columns = [column.combine_chunks() for column in table.columns]
+            return pa.RecordBatch.from_arrays(columns, schema=table.schema)
         if isinstance(documents, pa.Table):
             return self._table(documents, renamed)
         if isinstance(documents, pd.DataFrame):
@@ -125,9 +127,9 @@ class Annotator:
         columns = {name: _column(frame[renamed.get(name, name)].tolist(), name) for name in self._columns}
         results = self._annotate(columns)
         flat = results.flatten()
-        added = {
-            f"{self._name}_{field}": flat.column(f"{self._name}.{field}").to_pylist() for field in fields
-        } or {self._name: results.column(self._name).to_pylist()}
+        added = {f"{self._name}_{field}": flat.column(f"{self._name}.{field}").to_pylist() for field in fields} or {
+            self._name: results.column(self._name).to_pylist()
+        }
         added[status] = flat.column(f"{schema.ROW}.{schema.STATUS}").to_pylist()
         labelled: pd.DataFrame = frame.assign(**added)
         return labelled
@@ -136,6 +138,8 @@ class Annotator:
         for column in self._columns:
             if (wanted := renamed.get(column, column)) not in names:
                 raise ConfigError("documents", expected=f"a column {wanted!r}", found=f"the columns {list(names)}")
+            if (count := list(names).count(wanted)) > 1:
+                raise ConfigError("documents", expected=f"one column named {wanted!r}", found=str(count))
         if taken := [name for name in added if name in names]:
             raise ConfigError(
                 "documents", expected=f"no columns named {list(added)}", found=repr(taken), remedy="pass another name="
@@ -172,14 +176,14 @@ def _flat(name: str, fields: Sequence[str]) -> list[str]:
 def _column(values: Sequence[Any], name: str) -> pa.ChunkedArray:
     if any(isinstance(value, (list, tuple, np.ndarray)) for value in values):
         return pa.chunked_array([pa.array(values, pa.list_(pa.string()))])
-    # pandas marks a missing text as NaN.
-    return _texts([None if isinstance(value, float) and np.isnan(value) else value for value in values], name)
+    # pandas marks a missing text as NaN, NA or NaT.
+    return _texts([None if pd.api.types.is_scalar(value) and pd.isna(value) else value for value in values], name)
 
 
 def _texts(documents: Sequence[object], name: str) -> pa.ChunkedArray:
     """Texts as UTF-8 bytes; a lone surrogate, which UTF-8 cannot hold, is left to the text policy to repair."""
     for index, text in enumerate(documents):
-        if text is not None and text is not pd.NA and not isinstance(text, str):
+        if text is not None and not isinstance(text, str):
             raise ConfigError(f"{name}[{index}]", expected="a text or None", found=type(text).__name__)
     values = [text.encode("utf-8", "surrogatepass") if isinstance(text, str) else None for text in documents]
     return pa.chunked_array([pa.array(values, pa.large_binary())])

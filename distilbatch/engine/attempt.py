@@ -14,6 +14,11 @@ from distilbatch.engine.spec import ShardTask
 from distilbatch.errors import InterruptedRunError
 from distilbatch.records import SourceBatch
 
+# In the order in which a death is looked into: the fewest rows first.
+PREDICT, TOKENIZE, DECODE = "predict", "tokenize", "decode"
+STAGES = (PREDICT, TOKENIZE, DECODE)
+PROBE = "probe"
+
 
 class Attempt:
     """One try at a shard.
@@ -48,7 +53,7 @@ class Attempt:
             )
         if stage not in self._files:
             self._path.parent.mkdir(parents=True, exist_ok=True)
-            self._files[stage] = os.open(trace_path(self._path, stage), os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+            self._files[stage] = os.open(_trace_file(self._path, stage), os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
         data = np.concatenate([[len(rows)], rows]).astype(np.int64).tobytes()
         os.pwrite(self._files[stage], data, 0)
 
@@ -61,20 +66,21 @@ class Attempt:
         """Remove the trace: the attempt ended without the help of the operating system."""
         for stage, handle in self._files.items():
             os.close(handle)
-            trace_path(self._path, stage).unlink(missing_ok=True)
+            _trace_file(self._path, stage).unlink(missing_ok=True)
 
 
-def trace_path(path: Path, stage: str) -> Path:
-    """The trace of one stage."""
+def take_trace(path: Path, stage: str) -> tuple[int, ...]:
+    """The source rows that ``stage`` of a dead attempt was computing, rising; empty when it left no trace.
+
+    The trace is removed, so that the rows are not blamed for the next death as well.
+    """
+    file = _trace_file(path, stage)
+    values = np.fromfile(file, dtype=np.int64) if file.is_file() else np.zeros(1, np.int64)
+    file.unlink(missing_ok=True)
+    if not len(values) or not 0 < values[0] < len(values):
+        return ()
+    return tuple(sorted(set(values[1 : int(values[0]) + 1].tolist())))
+
+
+def _trace_file(path: Path, stage: str) -> Path:
     return path.with_suffix(f".{stage}.rows")
-
-
-def read_trace(path: Path) -> tuple[int, ...]:
-    """The source rows a dead attempt was computing, rising; empty when it left no trace."""
-    rows: set[int] = set()
-    for stage in ("predict", "tokenize"):
-        file = trace_path(path, stage)
-        values = np.fromfile(file, dtype=np.int64) if file.is_file() else np.zeros(1, np.int64)
-        if len(values) and 0 < values[0] < len(values):
-            rows.update(values[1 : int(values[0]) + 1].tolist())
-    return tuple(sorted(rows))

@@ -1,36 +1,49 @@
-"""Finds the rows that kill a worker process, by halving: each half that kills a sacrificial worker is halved again."""
+"""Finds the rows that kill a worker process, with sacrificial workers that note each row before they compute it."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+from distilbatch.errors import ResourceError
+
 Rows = tuple[int, ...]
 
+MAX_NEIGHBOURS = 8  # suspects in a row that kill: beyond it the rows are hardly to blame
 
-def find_crashing_rows(rows: Rows, *, survives: Callable[[Rows], bool]) -> Rows:
+
+def find_crashing_rows(rows: Rows, *, dies_at: Callable[[Rows], int | None]) -> Rows:
     """Search ``rows`` for those that kill a process all by themselves.
 
-    Costs about ``2 * log2(len(rows))`` deaths for one such row.
+    Costs two deaths for each such row: one that shows it, and one to see that it was no accident.
 
     Args:
         rows: The suspects, rising.
-        survives: Computes rows in a process that may die, and says whether it lived.
+        dies_at: Computes rows one after the other in a process that may die. Returns the row it died at; None when
+            it lived, or when that cannot be told.
 
     Returns:
         The guilty rows, rising; empty when all survive now, or when only rows together kill.
+
+    Raises:
+        ResourceError: So many neighbours kill that the cause has to be something else.
     """
     guilty: list[int] = []
-    waiting: list[Rows] = [rows]
-    while waiting:
-        suspects = waiting.pop()
-        if not suspects or survives(suspects):
-            continue
-        if len(suspects) == 1:
-            guilty += suspects
-            continue
-        middle = len(suspects) // 2
-        waiting += [suspects[middle:], suspects[:middle]]
-    return tuple(sorted(guilty))
+    neighbours = 0
+    while rows and (row := dies_at(rows)) in rows:
+        position = rows.index(row)
+        confirmed = dies_at((row,)) == row
+        neighbours = confirmed * (1 + (neighbours if position == 0 else 0))
+        if confirmed:
+            guilty.append(row)
+        if neighbours > MAX_NEIGHBOURS:
+            raise ResourceError(
+                "row after row kills its worker",
+                expected=f"at most {MAX_NEIGHBOURS} neighbours that do",
+                found=f"rows {guilty[-neighbours]} to {row}",
+                remedy="look for the cause in the model, the hooks or the machine",
+            )
+        rows = rows[position + 1 :]
+    return tuple(guilty)
 
 
 def without_rows(rows: Sequence[int], excluded: Sequence[int]) -> Rows:

@@ -7,7 +7,7 @@ Null and empty rows are not in it: there is nothing to retry.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from uuid import uuid4
 
@@ -23,7 +23,8 @@ from distilbatch.errors import DistilbatchError
 from distilbatch.layout import published_name
 from distilbatch.records import Fragment, RowStatus
 from distilbatch.sink.parquet import ParquetStager
-from distilbatch.source.reader import read_shard
+from distilbatch.sink.utf8 import valid_utf8
+from distilbatch.source.reader import DEFAULT_BATCH_ROWS, ERROR_ROWS, read_shard
 
 
 def write_dead_letter(job: Job, plan: PlanRecord, ledger: RunLedger, source_schema: pa.Schema) -> None:
@@ -54,11 +55,21 @@ def _error_rows(job: Job, plan: PlanRecord, ledger: RunLedger, source_schema: pa
         if record is None or not record.statuses.get(RowStatus.ERROR.value):
             continue
         fragment = plan.fragments[shard.fragment]
-        for row, error in _errors_of(ledger, record):
-            yield _with_source(job, fragment, row, error, source_schema)
+        errors = dict(_errors_of(ledger, record))
+        for start, stop in _runs(sorted(errors)):
+            yield from _with_source(job, fragment, range(start, stop), errors, source_schema)
 
 
-def _errors_of(ledger: RunLedger, record: ShardRecord) -> Iterator[tuple[int, str]]:
+def _runs(rows: list[int]) -> Iterator[tuple[int, int]]:
+    """Ranges that hold all rows, which rise: what lies close together is read at once."""
+    start = 0
+    for end, row in enumerate(rows, 1):
+        if end == len(rows) or rows[end] - row > DEFAULT_BATCH_ROWS:
+            yield rows[start], row + 1
+            start = end
+
+
+def _errors_of(ledger: RunLedger, record: ShardRecord) -> Iterator[tuple[int, str | None]]:
     for part, file in enumerate(record.files):
         name = published_name(record.index, record.shard_id, part, len(record.files))
         rows = pq.ParquetFile(ledger.layout.published(file.partition, name)).read(columns=[schema.ROW])
@@ -68,25 +79,42 @@ def _errors_of(ledger: RunLedger, record: ShardRecord) -> Iterator[tuple[int, st
             yield item[schema.SOURCE_ROW], item[schema.ERROR]
 
 
-def _with_source(job: Job, fragment: Fragment, row: int, error: str, source_schema: pa.Schema) -> pa.RecordBatch:
+def _with_source(
+    job: Job, fragment: Fragment, rows: range, errors: Mapping[int, str | None], source_schema: pa.Schema
+) -> Iterator[pa.RecordBatch]:
+    """Give the rows among ``rows`` that are in ``errors`` back as the source has them, with place and error."""
+    missing = [row for row in rows if row in errors]
     try:
-        found = next(
-            read_shard(
-                job.source_root,
-                fragment,
-                row,
-                row + 1,
-                schema=source_schema,
-                text_column=job.config.source.columns.text,
-                on_bad_rows="error-rows",
-            )
-        ).batch
+        for item in read_shard(
+            job.source_root,
+            fragment,
+            rows.start,
+            rows.stop,
+            schema=source_schema,
+            text_column=job.config.source.columns.text,
+            on_bad_rows=ERROR_ROWS,
+        ):
+            stop = item.row_start + item.batch.num_rows
+            here = [row for row in missing if row < stop]
+            missing = missing[len(here) :]
+            batch = item.batch.take(pa.array([row - item.row_start for row in here], pa.int64()))
+            yield _with_place(batch, fragment, here, errors)
     except DistilbatchError:
-        # The source has moved on since; the place and the error are still worth having.
-        found = pa.RecordBatch.from_arrays([pa.nulls(1, f.type) for f in source_schema], schema=source_schema)
-    place = [pa.array([fragment.path]), pa.array([row], pa.int64()), pa.array([error])]
-    names = [schema.SOURCE_FILE, schema.SOURCE_ROW, schema.ERROR]
-    return pa.RecordBatch.from_arrays([*found.columns, *place], names=[*source_schema.names, *names])
+        # The source has moved on since; the places and the errors are still worth having.
+        nulls = [pa.nulls(len(missing), field.type) for field in source_schema]
+        yield _with_place(pa.RecordBatch.from_arrays(nulls, schema=source_schema), fragment, missing, errors)
+
+
+def _with_place(
+    batch: pa.RecordBatch, fragment: Fragment, rows: list[int], errors: Mapping[int, str | None]
+) -> pa.RecordBatch:
+    place = [
+        pa.array([fragment.path] * len(rows), pa.string()),
+        pa.array(rows, pa.int64()),
+        pa.array([errors[row] for row in rows], pa.string()),
+    ]
+    names = [*batch.schema.names, schema.SOURCE_FILE, schema.SOURCE_ROW, schema.ERROR]
+    return pa.RecordBatch.from_arrays([*map(valid_utf8, batch.columns), *place], names=names)
 
 
 def dead_letter_path(ledger: RunLedger) -> Path | None:

@@ -18,14 +18,15 @@ from distilbatch.commit.ownership import Ownership
 from distilbatch.commit.records import PlanRecord
 from distilbatch.commit.store import LocalStore, Store
 from distilbatch.config import Config, load_config, resolve_date, today_in
+from distilbatch.engine import planning
 from distilbatch.engine.dead_letter import write_dead_letter
 from distilbatch.engine.executor import Executor
+from distilbatch.engine.failures import Failures
 from distilbatch.engine.job import Job, model_fingerprint, resolve_job
 from distilbatch.engine.local import LocalExecutor
-from distilbatch.engine.planning import list_source, obtain_plan, refuse_changed_files, refuse_changes
 from distilbatch.engine.spec import PoolEvent, ShardFailure, ShardTask, WorkerSpec
 from distilbatch.engine.summary import RunReport, summarize, to_metrics
-from distilbatch.errors import BusyError, DataError, InterruptedRunError, StopError
+from distilbatch.errors import BusyError, InterruptedRunError
 from distilbatch.layout import RunLayout
 from distilbatch.records import ShardResult
 from distilbatch.source.listing import Listing
@@ -112,7 +113,7 @@ class Driver:
         progress: Progress | None = None,
         stop: threading.Event | None = None,
         make_executor: Callable[[Job, WorkerSpec], Executor] | None = None,
-        list_files: Callable[[Job], Listing] = list_source,
+        list_files: Callable[[Job], Listing] = planning.list_source,
         make_owner: Callable[[Store, RunLayout], Ownership] = Ownership,
     ) -> None:
         self._job = job
@@ -121,15 +122,15 @@ class Driver:
         self._stop = stop or threading.Event()
         self._make_executor = make_executor or executor_for
         self._list_files = list_files
+        self._listing: Listing | None = None  # of the window that is being run
         self._make_owner = make_owner
 
     def run(self) -> RunReport:
         """Finish what earlier windows left unfinished, then this one; see :func:`run`."""
         if self._is_done(self._job):
             return self._already_committed(self._job)
-        listing = self._list_files(self._job)
-        earlier = tuple(self._finish(job, listing) for job in self._unfinished_windows())
-        report = self._run_window(self._job, listing)
+        earlier = tuple(self._finish(job) for job in self._unfinished_windows())
+        report = self._run_window(self._job)
         return replace(report, earlier=tuple(item for item in earlier if item is not None))
 
     def _is_done(self, job: Job) -> bool:
@@ -137,9 +138,12 @@ class Driver:
 
     def _already_committed(self, job: Job) -> RunReport:
         ledger = RunLedger(self._store, job.layout)
-        plan = obtain_plan(job, self._store)
+        plan = planning.obtain_plan(job, self._store)
+        report = summarize(ledger, plan, state=ALREADY_COMMITTED, seconds=0.0, rows_this_attempt=0)
+        if self._store.size(job.layout.metrics) is None:
+            self._derive(job, plan, ledger, report)  # the run died right after K13
         ledger.clean()
-        return summarize(ledger, plan, state=ALREADY_COMMITTED, seconds=0.0, rows_this_attempt=0)
+        return report
 
     def _unfinished_windows(self) -> list[Job]:
         """Earlier windows of the chain that hold claims without having published; their rows belong to nobody else."""
@@ -148,65 +152,78 @@ class Driver:
         for plan in chain.plans():
             if plan.window == self._job.window:
                 break
-            job = self._job.with_window(plan.window, plan.limit)
+            job = planning.earlier_job(self._job, plan)
             if not self._is_done(job):
-                refuse_changes(plan, job)
+                planning.refuse_changes(plan, job)
                 jobs.append(job)
         return jobs
 
-    def _finish(self, job: Job, listing: Listing) -> RunReport | None:
+    def _finish(self, job: Job) -> RunReport | None:
         _log.warning("%s is unfinished; finishing it first", job.run_key)
         try:
-            return self._run_window(job, listing)
+            return self._run_window(job)
         except BusyError as error:
             # Alive elsewhere: its claims stay its own, and this window has none of its rows.
             _log.warning("%s", error)
             return None
 
-    def _run_window(self, job: Job, listing: Listing) -> RunReport:
+    def _run_window(self, job: Job) -> RunReport:
         start = time.perf_counter()
-        plan = obtain_plan(job, self._store, listing)  # K2
+        self._listing = None
+        plan = planning.obtain_plan(job, self._store, list_files=self._list_source)  # K2
         ledger = RunLedger(self._store, job.layout)
         owner = self._make_owner(self._store, job.layout)
         epoch = owner.take()  # K3
         try:
             rows = 0
             if ledger.commit() is None:
-                rows = self._label(job, plan, ledger, owner, listing)  # K4 to K8
+                rows = self._label(job, plan, ledger, owner)  # K4 to K8
                 ledger.decide(plan, epoch=epoch, run_id=owner.run_id)  # K10, K11
             ledger.publish(plan)  # K12, K13
             seconds = time.perf_counter() - start
             report = summarize(ledger, plan, state=COMMITTED, seconds=seconds, rows_this_attempt=rows)
-            # K14: derived, and made again from the records by whoever wants them.
-            self._store.replace(job.layout.metrics, to_metrics(report))
-            write_dead_letter(job, plan, ledger, listing.schema)
+            self._derive(job, plan, ledger, report)  # K14
             ledger.clean()
             return report
         finally:
             owner.release()
 
-    def _label(self, job: Job, plan: PlanRecord, ledger: RunLedger, owner: Ownership, listing: Listing) -> int:
+    def _derive(self, job: Job, plan: PlanRecord, ledger: RunLedger, report: RunReport) -> None:
+        """Write what follows from the records; the figures last, so that with them everything is there."""
+        write_dead_letter(job, plan, ledger, plan.schema)
+        self._store.replace(job.layout.metrics, to_metrics(report))
+
+    def _list_source(self, job: Job) -> Listing:
+        self._listing = self._list_files(job)
+        return self._listing
+
+    def _label(self, job: Job, plan: PlanRecord, ledger: RunLedger, owner: Ownership) -> int:
         """Process the shards without a record; returns the rows of this attempt.
 
         Raises:
-            DataError: Shards failed; the message names them. The others are committed.
+            DistilbatchError: Shards failed; the message names them. The others are committed.
             InterruptedRunError: The run was stopped.
         """
         recorded = ledger.recorded()
         todo = [shard for shard in plan.shards if shard.index not in recorded]
         self._progress.planned(plan, len(plan.shards) - len(todo))
-        refuse_changed_files(plan, listing, {shard.fragment for shard in todo})
         if not todo:
             return 0
-        tasks = [ShardTask(shard, plan.fragments[shard.fragment]) for shard in todo]
-        executor = self._make_executor(job, worker_spec(job, plan, listing))
-        rows, failures = 0, []
+        fragments = {shard.fragment for shard in todo}
+        if self._listing is None or planning.changed_files(plan, self._listing, fragments):
+            # Not our own plan; what we listed before it was made need not have its files.
+            planning.refuse_changed_files(plan, self._list_source(job), fragments)
+        crashing = ledger.crashing_rows(plan)
+        tasks = [ShardTask(shard, plan.fragments[shard.fragment], crashing.get(shard.index, ())) for shard in todo]
+        executor = self._make_executor(job, worker_spec(job, plan))
+        rows, failures = 0, Failures(job.run_key)
         for outcome in executor.run(tasks, stop=self._stop):
             if isinstance(outcome, PoolEvent):
+                if outcome.shard is not None and outcome.rows:
+                    ledger.record_crashing_rows(plan, outcome.shard, outcome.rows, message=outcome.message)
                 self._progress.event(outcome)
             elif isinstance(outcome, ShardFailure):
-                failures.append(outcome)
-                self._stop_if_hopeless(outcome)
+                failures.add(outcome, committed_rows=rows)
             else:
                 ledger.commit_shard(plan, outcome)
                 rows += outcome.num_rows
@@ -219,14 +236,8 @@ class Driver:
                 found=f"{left} of {len(plan.shards)} shards left",
                 remedy="run the same command again",
             )
-        if failures:
-            raise _failed(job, failures)
+        failures.raise_any()
         return rows
-
-    def _stop_if_hopeless(self, failure: ShardFailure) -> None:
-        # Bad data concerns one shard; anything else would meet every other shard as well.
-        if isinstance(failure.error, StopError) and not isinstance(failure.error, DataError):
-            raise failure.error
 
     def _stop_if_superseded(self, owner: Ownership, job: Job) -> None:
         if owner.superseded():
@@ -235,12 +246,12 @@ class Driver:
             )
 
 
-def worker_spec(job: Job, plan: PlanRecord, listing: Listing) -> WorkerSpec:
+def worker_spec(job: Job, plan: PlanRecord) -> WorkerSpec:
     """Turn a config into a worker's plain arguments."""
     source, sink, engine = job.config.source, job.config.sink, job.config.engine
     return WorkerSpec(
         source_root=job.source_root.absolute(),
-        source_schema=listing.schema,
+        source_schema=plan.schema,
         text_column=source.columns.text,
         max_doc_bytes=source.max_doc_bytes,
         error_rows=source.on_bad_file == "quarantine",
@@ -271,13 +282,3 @@ def executor_for(job: Job, spec: WorkerSpec) -> Executor:
 
         return RayExecutor(spec, job.config.engine)
     return LocalExecutor(spec)
-
-
-def _failed(job: Job, failures: Sequence[ShardFailure]) -> DataError:
-    lines = [f"shard {failure.index}: {failure.error}" for failure in failures[:10]]
-    if len(failures) > 10:
-        lines.append(f"and {len(failures) - 10} more")
-    return DataError(
-        f"{job.run_key}: {len(failures)} shards failed, nothing was published\n" + "\n".join(lines),
-        remedy="mend the source and run the same command again, or set source.on_bad_file: quarantine",
-    )

@@ -14,7 +14,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from distilbatch import schema
-from distilbatch.engine.inputs import BufferTexts, read_inputs
+from distilbatch.engine.inputs import CHOICES, BufferTexts, read_inputs
 from distilbatch.engine.registry import LoadedHead, load_head
 from distilbatch.engine.spec import DeviceSpec, HeadSpec
 from distilbatch.errors import CheckpointError
@@ -118,6 +118,16 @@ class Heads:
         """The output columns, in order."""
         return [pa.field(head.spec.name, head.task.type) for head in self._heads]
 
+    def harmless(self) -> dict[str, pa.Array]:
+        """Columns of one row that no head should choke on."""
+        columns: dict[str, pa.Array] = {}
+        for spec in self.specs:
+            choices = [name for role, name in spec.columns if role == CHOICES]
+            columns |= {name: pa.array(["a"]) for _, name in spec.columns}
+            if len(choices) == 1:
+                columns[choices[0]] = pa.array([["a", "b"]])
+        return columns
+
     def tokenize(self, columns: Mapping[str, pa.Array]) -> TokenizedBuffer:
         """Apply the text policy to a sort buffer and tokenize what its heads ask, once for each distinct question.
 
@@ -133,6 +143,11 @@ class Heads:
             texts = texts.with_errors(broken)
             questions.append(question)
         return TokenizedBuffer(texts, tuple(questions))
+
+    def tokens_to_compute(self, buffer: TokenizedBuffer) -> int:
+        """Tokens that :meth:`predict` will send through encoders."""
+        pairs = zip(self._groups, buffer.questions, strict=True)
+        return sum(len(group.trunks) * len(question.tokens.input_ids) for group, question in pairs)
 
     def predict(self, buffer: TokenizedBuffer, *, on_batch: BatchObserver | None = None) -> list[HeadOutput]:
         """Run every head over what it asks.
@@ -239,27 +254,47 @@ def _mapped(on_batch: BatchObserver, rows: NDArray[np.int64]) -> BatchObserver:
     return lambda documents: on_batch(np.unique(rows[documents]))
 
 
-def _annotated(buffer: TokenizedBuffer, columns: list[pa.Array], errors: dict[int, str]) -> AnnotatedBuffer:
-    texts = buffer.texts.with_errors(errors)
-    num_tokens = np.zeros(texts.num_rows, dtype=np.int64)
-    num_windows = np.zeros(texts.num_rows, dtype=np.int64)
-    truncated = np.array([status is RowStatus.TRUNCATED for status in texts.statuses], dtype=np.bool_)
+@dataclass(frozen=True, slots=True)
+class RowCounts:
+    """What was read of each row; see :class:`AnnotatedBuffer`."""
+
+    num_tokens: NDArray[np.int64]
+    num_windows: NDArray[np.int64]
+    truncated: NDArray[np.bool_]
+
+
+def count_rows(buffer: TokenizedBuffer) -> RowCounts:
+    """Count tokens and text windows of each row of a buffer."""
+    num_rows = buffer.texts.num_rows
+    num_tokens, num_windows = np.zeros(num_rows, dtype=np.int64), np.zeros(num_rows, dtype=np.int64)
+    truncated = np.array([status is RowStatus.TRUNCATED for status in buffer.texts.statuses], dtype=np.bool_)
     for question in buffer.questions:
         rows = question.sequences.rows[question.tokens.sequences]
-        tokens = np.bincount(rows, question.tokens.lengths, minlength=texts.num_rows).astype(np.int64)
-        windows = np.bincount(rows, minlength=texts.num_rows)
+        tokens = np.bincount(rows, question.tokens.lengths, minlength=num_rows).astype(np.int64)
+        windows = np.bincount(rows, minlength=num_rows)
         more = tokens > num_tokens
         num_tokens[more], num_windows[more] = tokens[more], windows[more]
         truncated[rows[question.tokens.truncated]] = True
+    return RowCounts(num_tokens, num_windows, truncated)
+
+
+def _annotated(buffer: TokenizedBuffer, columns: list[pa.Array], errors: dict[int, str]) -> AnnotatedBuffer:
+    texts = buffer.texts.with_errors(errors)
+    counts = count_rows(buffer)
     statuses = list(texts.statuses)
-    for row in np.flatnonzero(num_tokens == 0).tolist():
+    for row in np.flatnonzero(counts.num_tokens == 0).tolist():
         if statuses[row] not in {RowStatus.NULL, RowStatus.ERROR}:
             statuses[row] = RowStatus.EMPTY
-    for row in np.flatnonzero(truncated).tolist():
+    for row in np.flatnonzero(counts.truncated).tolist():
         if statuses[row] is RowStatus.OK:
             statuses[row] = RowStatus.TRUNCATED
     return AnnotatedBuffer(
-        tuple(columns), statuses, texts.errors, num_tokens.astype(np.int32), num_windows.astype(np.int32), truncated
+        tuple(columns),
+        statuses,
+        texts.errors,
+        counts.num_tokens.astype(np.int32),
+        counts.num_windows.astype(np.int32),
+        counts.truncated,
     )
 
 

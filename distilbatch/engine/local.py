@@ -9,10 +9,10 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from typing_extensions import override
 
 from distilbatch.engine.executor import Executor
+from distilbatch.engine.failures import as_ours
 from distilbatch.engine.heads import Heads
 from distilbatch.engine.spec import Outcome, ShardFailure, ShardTask, WorkerSpec
 from distilbatch.engine.worker import Worker
-from distilbatch.errors import DistilbatchError
 from distilbatch.records import ShardResult
 
 # While one shard is decoded, written and synced, the next one is read, tokenized and predicted.
@@ -60,5 +60,5 @@ class LocalExecutor(Executor):
 def _outcome(future: Future[ShardResult], index: int) -> Outcome:
     try:
         return future.result()
-    except DistilbatchError as error:
-        return ShardFailure(index, error)
+    except Exception as error:
+        return ShardFailure(index, as_ours(error))

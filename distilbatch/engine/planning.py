@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
-
-import pyarrow as pa
+from pathlib import Path
 
 from distilbatch.commit.claims import ClaimChain, claimed_ranges
 from distilbatch.commit.ledger import RunLedger
-from distilbatch.commit.records import BadFileRecord, PlanRecord
+from distilbatch.commit.records import BadFileRecord, PlanRecord, encode_schema
 from distilbatch.commit.store import Store
 from distilbatch.engine.job import Job, differences, model_fingerprint, new_plan
 from distilbatch.errors import ConflictError
@@ -60,13 +59,25 @@ def build_plan(job: Job, listing: Listing, earlier: Sequence[PlanRecord]) -> Pla
     return _with_used_fragments(job, listing, shards)
 
 
-def obtain_plan(job: Job, store: Store, listing: Listing | None = None) -> PlanRecord:
+def earlier_job(job: Job, plan: PlanRecord) -> Job:
+    """The job for an earlier window, to finish it.
+
+    It reads where that window was planned: a ``source.path`` with a date in it is another folder for every window.
+    A source that has moved since is read where the config says now.
+    """
+    source = job.config.source
+    path = plan.source_root if Path(plan.source_root).exists() else source.path
+    config = job.config.model_copy(update={"source": source.model_copy(update={"path": path})})
+    return replace(job, config=config, window=plan.window, limit=plan.limit)
+
+
+def obtain_plan(job: Job, store: Store, *, list_files: Callable[[Job], Listing] = list_source) -> PlanRecord:
     """The run key's plan: the stored one, or a new one that is claimed and stored first.
 
     Args:
         job: The job.
         store: Where the records live.
-        listing: The source, if it was listed already.
+        list_files: Lists the source, if there is no plan yet.
 
     Raises:
         ConflictError: The run key was planned with another model or config; the message says what differs.
@@ -75,8 +86,11 @@ def obtain_plan(job: Job, store: Store, listing: Listing | None = None) -> PlanR
     plan = ledger.plan()
     if plan is None:
         chain = ClaimChain(store, job.sink, job.name)
-        found = listing or list_source(job)
-        plan = ledger.create_plan(chain.claim(lambda earlier: build_plan(job, found, earlier)))
+        claimed = next((entry for entry in chain.plans() if entry.window == job.window), None)
+        if claimed is None:
+            listing = list_files(job)
+            claimed = chain.claim(lambda earlier: build_plan(job, listing, earlier))
+        plan = ledger.create_plan(claimed)
     refuse_changes(plan, job)
     return plan
 
@@ -96,24 +110,29 @@ def refuse_changes(plan: PlanRecord, job: Job) -> None:
         )
 
 
-def refuse_changed_files(plan: PlanRecord, listing: Listing, fragments: set[int]) -> None:
-    """Compare the files that still have work with the source as it is now.
+def changed_files(plan: PlanRecord, listing: Listing, fragments: set[int]) -> list[str]:
+    """Name the planned files that are not in a listing as they were planned.
 
     Args:
         plan: The plan.
-        listing: The source as it is now.
-        fragments: Indices of the plan's files that have work.
-
-    Raises:
-        ConflictError: A planned file is gone or has changed; the message names all of them.
+        listing: The source.
+        fragments: Indices of the plan's files to look at.
     """
     present = {fragment.path: fragment.identity for fragment in listing.fragments}
-    changed = [
+    return [
         f"{plan.fragments[index].path} ({'changed' if plan.fragments[index].path in present else 'gone'})"
         for index in sorted(fragments)
         if present.get(plan.fragments[index].path) != plan.fragments[index].identity
     ]
-    if changed:
+
+
+def refuse_changed_files(plan: PlanRecord, listing: Listing, fragments: set[int]) -> None:
+    """Refuse to go on when files that still have work are not as they were planned.
+
+    Raises:
+        ConflictError: A planned file is gone or has changed; the message names all of them.
+    """
+    if changed := changed_files(plan, listing, fragments):
         raise ConflictError(
             f"{plan.run_key}: the source is not what was planned",
             expected="the files as they were at planning time",
@@ -122,19 +141,13 @@ def refuse_changed_files(plan: PlanRecord, listing: Listing, fragments: set[int]
         )
 
 
-def source_schema(job: Job, plan: PlanRecord, listing: Listing | None) -> pa.Schema:
-    """The schema to read the planned files with; a resume lists the source again for it."""
-    if not plan.shards:
-        return pa.schema([])
-    return (listing or list_source(job)).schema
-
-
 def _with_used_fragments(job: Job, listing: Listing, shards: Sequence[Shard]) -> PlanRecord:
     # Only the files that have work: a plan of a nightly run stays small although the source grows for years.
     used = sorted({shard.fragment for shard in shards})
     position = {fragment: index for index, fragment in enumerate(used)}
     return new_plan(
         job,
+        source_schema=encode_schema(listing.schema),
         fragments=tuple(listing.fragments[index] for index in used),
         shards=tuple(replace(shard, fragment=position[shard.fragment]) for shard in shards),
         bad_files=tuple(BadFileRecord(path=bad.path, reason=bad.reason) for bad in listing.bad_files),

@@ -13,15 +13,15 @@ from distilbatch.model.auto import ARCHITECTURES
 from distilbatch.model.modeling import PreTrainedModel
 from distilbatch.tasks.base import Task
 from distilbatch.tasks.catalog import TASK_HEADS
+from distilbatch.tasks.feature_extraction import FeatureExtractionOptions, FeatureExtractionTask
+from distilbatch.tasks.fill_mask import FillMaskOptions, FillMaskTask
+from distilbatch.tasks.multiple_choice import MultipleChoiceTask
 from distilbatch.tasks.question_answering import (
     DOC_STRIDE,
     MAX_LENGTH,
     QuestionAnsweringOptions,
     QuestionAnsweringTask,
 )
-from distilbatch.tasks.feature_extraction import FeatureExtractionOptions, FeatureExtractionTask
-from distilbatch.tasks.fill_mask import FillMaskOptions, FillMaskTask
-from distilbatch.tasks.multiple_choice import MultipleChoiceTask
 from distilbatch.tasks.text_classification import TextClassificationOptions, TextClassificationTask
 from distilbatch.tasks.token_classification import TokenClassificationOptions, TokenClassificationTask, Vocabulary
 from distilbatch.tasks.zero_shot import ZeroShotClassificationOptions, ZeroShotClassificationTask

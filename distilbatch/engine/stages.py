@@ -22,14 +22,14 @@ class _End:
 
 
 class Background(Generic[ItemT]):
-    """Iterates ``items`` in a thread, at most ``depth`` items ahead of its consumer.
+    """Iterates ``items`` in a thread, a bounded number ahead of its consumer.
 
     The consumer gets every item in order, then the producer's exception if there was one. Closing it, also half
     way, ends the thread and closes ``items``; nothing is left running.
 
     Args:
         items: What to iterate; used by the thread only.
-        depth: Most finished items that wait.
+        depth: Finished items that wait in the queue; the thread holds one more.
     """
 
     def __init__(self, items: Iterable[ItemT], *, depth: int = 1) -> None:
@@ -55,17 +55,16 @@ class Background(Generic[ItemT]):
 
     def _produce(self) -> None:
         error: BaseException | None = None
-        iterator = iter(self._items)
         try:
+            iterator = iter(self._items)
             for item in iterator:
                 if not self._put(item):
                     break
-        except BaseException as caught:  # carried to the consumer, which raises it
-            error = caught
-        finally:
             close = getattr(iterator, "close", None)
             if close is not None:
                 close()
+        except BaseException as caught:  # carried to the consumer, which raises it
+            error = caught
         self._put(_End(error))
 
     def _put(self, item: ItemT | _End) -> bool:

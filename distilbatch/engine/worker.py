@@ -17,9 +17,10 @@ from dataclasses import dataclass
 import numpy as np
 import psutil
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from distilbatch import schema
-from distilbatch.engine.attempt import Attempt
+from distilbatch.engine.attempt import DECODE, PREDICT, PROBE, TOKENIZE, Attempt
 from distilbatch.engine.buffers import sort_buffers
 from distilbatch.engine.heads import Heads, TokenizedBuffer, row_array
 from distilbatch.engine.hooks import run_hook
@@ -30,6 +31,7 @@ from distilbatch.errors import ConfigError
 from distilbatch.pipeline import load_pipeline
 from distilbatch.records import Fragment, HeadOutput, ShardResult, SourceBatch
 from distilbatch.sink.parquet import ParquetStager
+from distilbatch.sink.utf8 import valid_utf8
 from distilbatch.source.reader import read_shard
 
 CRASH_MESSAGE = "WORKER_CRASH: computing this row killed its worker process"
@@ -83,7 +85,7 @@ class Worker:
             with self._stager(attempt) as stager, closing(self._predicted(attempt, clock)) as predicted:
                 for item in predicted:
                     with clock.measure("decode"):
-                        batch = self._assemble(item, attempt.fragment.path, tally)
+                        batch = self._assemble(item, attempt, tally)
                     with clock.measure("write"):
                         stager.write(batch)
                 with clock.measure("write"):
@@ -107,16 +109,39 @@ class Worker:
             label_counts={name: dict(counts) for name, counts in tally.labels.items()},
         )
 
-    def probe(self, fragment: Fragment, rows: tuple[int, ...]) -> None:
-        """Compute some rows and throw the result away: does this process survive them?
+    def probe(self, task: ShardTask, rows: tuple[int, ...], *, stage: str) -> None:
+        """Compute rows one by one, and throw the results away: does this process survive them?
+
+        The trace of the stage ``probe`` names the row under way.
 
         Args:
-            fragment: The file.
-            rows: Rows of it, rising.
+            task: The shard they belong to.
+            rows: Rows of its file, rising.
+            stage: The last stage to run.
         """
-        for row in rows:
-            for buffer in self._read(fragment, row, row + 1):
-                self._heads.predict(self._heads.tokenize(buffer.batch.column(self._spec.text_column)))
+        attempt = Attempt(task, trace=self._spec.layout.trace(task.shard.index), stop=None)
+        try:
+            for buffer in self._read(task.fragment, rows[0], rows[-1] + 1):
+                for row in rows:
+                    offset = row - buffer.row_start
+                    if 0 <= offset < buffer.batch.num_rows:
+                        attempt.leave_trace(PROBE, np.array([row]))
+                        self._run_to(stage, SourceBatch(buffer.batch.slice(offset, 1), row, buffer.error), attempt)
+        finally:
+            attempt.close()
+
+    def canary(self) -> None:
+        """Compute a harmless text: a process that dies of it does so through no fault of the source."""
+        self._heads.predict(self._heads.tokenize(self._heads.harmless()))
+
+    def _run_to(self, stage: str, buffer: SourceBatch, attempt: Attempt) -> None:
+        clock = StageClock()
+        batch, tokenized = self._tokenize(buffer, attempt, clock)
+        if stage == TOKENIZE:
+            return
+        predicted = self._predict(batch, tokenized, attempt, clock)
+        if stage == DECODE:
+            self._assemble(predicted, attempt, Tally())
 
     def _stager(self, attempt: Attempt) -> ParquetStager:
         spec, shard = self._spec, attempt.task.shard
@@ -158,36 +183,40 @@ class Worker:
         self, buffer: SourceBatch, attempt: Attempt, clock: StageClock
     ) -> tuple[SourceBatch, TokenizedBuffer]:
         with clock.measure("tokenize"):
+            attempt.leave_trace(TOKENIZE, np.arange(buffer.batch.num_rows) + buffer.row_start)
             text = self._spec.text_column
-            batch = run_hook("before", self._before, buffer.batch, must_have=text)
-            attempt.leave_trace("tokenize", np.arange(batch.num_rows) + buffer.row_start)
-            skip = attempt.crashing_rows(buffer)
-            column = batch.column(text)
-            if skip:
-                column = pa.array([None if row in skip else v.as_py() for row, v in enumerate(column)], column.type)
-            tokenized = self._heads.tokenize(column)
+            crashing = attempt.crashing_rows(buffer)
+            hidden = pa.array([row in crashing for row in range(buffer.batch.num_rows)], pa.bool_())
+            batch = run_hook("before", self._before, _replace(buffer.batch, text, hidden, None), must_have=text)
+            # Once more, for a hook may have put something in; and the row keeps its text in the output.
+            asked = _replace(batch, text, hidden, None)
+            tokenized = self._heads.tokenize(dict(zip(asked.schema.names, asked.columns, strict=True)))
+            batch = _replace(batch, text, hidden, buffer.batch.column(text))
             errors = dict.fromkeys(range(batch.num_rows), buffer.error) if buffer.error else {}
-            errors |= dict.fromkeys(skip, CRASH_MESSAGE)
-            documents = tokenized.documents.with_errors(errors)
-            return SourceBatch(batch, buffer.row_start), TokenizedBuffer(documents, tokenized.tokens)
+            errors |= dict.fromkeys(crashing, CRASH_MESSAGE)
+            texts = tokenized.texts.with_errors(errors)
+            return SourceBatch(batch, buffer.row_start), TokenizedBuffer(texts, tokenized.questions)
 
     def _predict(
         self, buffer: SourceBatch, tokenized: TokenizedBuffer, attempt: Attempt, clock: StageClock
     ) -> _Predicted:
         outputs = self._heads.predict(
-            tokenized, on_batch=lambda rows: attempt.leave_trace("predict", rows + buffer.row_start)
+            tokenized, on_batch=lambda rows: attempt.leave_trace(PREDICT, rows + buffer.row_start)
         )
         clock.add("forward", sum(output.seconds for output in outputs))
         return _Predicted(buffer, tokenized, outputs)
 
-    def _assemble(self, item: _Predicted, source_file: str, tally: Tally) -> pa.RecordBatch:
-        annotated = self._heads.decode(item.tokenized, item.outputs)
+    def _assemble(self, item: _Predicted, attempt: Attempt, tally: Tally) -> pa.RecordBatch:
         num_rows = item.buffer.batch.num_rows
         source_rows = np.arange(item.buffer.row_start, item.buffer.row_start + num_rows)
+        if self._after is not None:
+            attempt.leave_trace(DECODE, source_rows)
+        annotated = self._heads.decode(item.tokenized, item.outputs)
         passthrough = [self._passthrough(item.buffer.batch, name) for name in self._spec.passthrough]
         fields = [self._spec.source_schema.field(name) for name in self._spec.passthrough]
+        place = row_array(annotated, source_file=attempt.fragment.path, source_rows=source_rows)
         batch = pa.RecordBatch.from_arrays(
-            [*passthrough, *annotated.columns, row_array(annotated, source_file=source_file, source_rows=source_rows)],
+            [*passthrough, *annotated.columns, place],
             schema=pa.schema([*fields, *self._heads.fields, pa.field(schema.ROW, schema.ROW_TYPE, nullable=False)]),
         )
         batch = run_hook("after", self._after, batch, must_have=schema.ROW)
@@ -204,7 +233,16 @@ class Worker:
                 expected=str(wanted),
                 found="no such column" if found is None else str(found),
             )
-        return batch.column(index)
+        return valid_utf8(batch.column(index))
+
+
+def _replace(batch: pa.RecordBatch, name: str, rows: pa.BooleanArray, values: pa.Array | None) -> pa.RecordBatch:
+    """Put other values, or nulls, into some rows of a column; values of another type leave it as it is."""
+    column = batch.column(name)
+    if not rows.true_count or (values is not None and values.type != column.type):
+        return batch
+    filled = pc.if_else(rows, pa.scalar(None, column.type) if values is None else values, column)
+    return batch.set_column(batch.schema.get_field_index(name), batch.schema.field(name), filled)
 
 
 def _timed(items: Iterator[SourceBatch], clock: StageClock, stage: str) -> Iterator[SourceBatch]:

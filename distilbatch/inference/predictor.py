@@ -95,10 +95,10 @@ class Predictor:
     ) -> list[tuple[NDArray[np.int64], list[_Part]]]:
         try:
             return [(documents, self._forward(tokens, documents))]
-        except torch.OutOfMemoryError:
+        except (torch.OutOfMemoryError, MemoryError):
             pass
         except RuntimeError as error:
-            if not _is_cpu_out_of_memory(error):
+            if not _is_out_of_memory(error):
                 raise
         # Outside the except block: the traceback's frames would keep the tensors of the failed call alive.
         if self._device.type == "cuda":
@@ -191,6 +191,9 @@ def _assemble(parts: Sequence[_Part], *, tokens_computed: int, seconds: float) -
     )
 
 
-def _is_cpu_out_of_memory(error: RuntimeError) -> bool:
-    # torch has no exception class of its own for a failed host allocation.
-    return "can't allocate memory" in str(error) or "not enough memory" in str(error)
+# Failed allocations for which torch raises a plain RuntimeError: on the host, of pinned memory, inside cuBLAS.
+_OUT_OF_MEMORY = ("can't allocate memory", "not enough memory", "CUDA error: out of memory", "_STATUS_ALLOC_FAILED")
+
+
+def _is_out_of_memory(error: RuntimeError) -> bool:
+    return any(text in str(error) for text in _OUT_OF_MEMORY)

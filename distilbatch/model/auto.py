@@ -1,12 +1,14 @@
-"""Load whatever model a checkpoint folder says it holds."""
+"""Load whatever model a checkpoint says it holds."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 
 from distilbatch.errors import CheckpointError
+from distilbatch.model import hub
 from distilbatch.model.checkpoint import check_folder
 from distilbatch.model.configuration import CONFIG_FILE, DistilBertConfig
 from distilbatch.model.modeling import (
@@ -33,25 +35,34 @@ ARCHITECTURES: dict[str, type[PreTrainedModel]] = {
 
 
 def load(
-    folder: Path | str,
+    name: Path | str,
     *,
+    revision: str | None = None,
     dtype: torch.dtype | None = None,
     device: torch.device | str | None = None,
     attn_implementation: str = "sdpa",
+    allow_pickle: bool = False,
+    local_files_only: bool = False,
 ) -> PreTrainedModel:
-    """Load the model named by ``architectures`` in the folder's config; see ``PreTrainedModel.from_pretrained``.
+    """Load the model named by ``architectures`` in a checkpoint's config; see ``PreTrainedModel.from_pretrained``.
 
     Raises:
         CheckpointError: The config names no model of this library, or the checkpoint is not complete.
     """
-    check_folder(Path(folder))
-    config = DistilBertConfig.from_file(Path(folder) / CONFIG_FILE)
+    source = hub.locate(name, revision=revision, allow_pickle=allow_pickle, local_files_only=local_files_only)
+    check_folder(source.folder)
+    config = DistilBertConfig.from_file(source.folder / CONFIG_FILE)
     cls = next((ARCHITECTURES[name] for name in config.architectures if name in ARCHITECTURES), None)
     if cls is None:
         raise CheckpointError(
-            f"{Path(folder) / CONFIG_FILE}: architectures",
+            f"{source.folder / CONFIG_FILE}: architectures",
             expected=f"one of {', '.join(ARCHITECTURES)}",
             found=", ".join(config.architectures) or "nothing",
             remedy="load it through the class of the head it has",
         )
-    return cls.from_pretrained(folder, dtype=dtype, device=device, attn_implementation=attn_implementation)
+    model = cls.from_pretrained(
+        source.folder, dtype=dtype, device=device, attn_implementation=attn_implementation, allow_pickle=allow_pickle
+    )
+    if model.origin is not None:
+        model.origin = replace(model.origin, source=source)
+    return model

@@ -6,7 +6,8 @@ Names are brought to one form on the way in. A pickle is opened on request only,
 from __future__ import annotations
 
 import pickle
-from collections.abc import Callable, Iterable, Iterator, Mapping
+import struct
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -20,16 +21,23 @@ from torch import Tensor
 
 from distilbatch.errors import CheckpointError
 from distilbatch.model.configuration import CONFIG_FILE, DistilBertConfig
-from distilbatch.model.files import read_json, sync
+from distilbatch.model.files import new_folder, read_json, sync
 
 WEIGHTS_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
 PICKLE_FILE = "pytorch_model.bin"
+PICKLE_INDEX_FILE = "pytorch_model.bin.index.json"
+WEIGHT_FILES = (WEIGHTS_FILE, INDEX_FILE, PICKLE_FILE, PICKLE_INDEX_FILE)  # the first of them that is there counts
 ENCODER_PREFIX = "distilbert."
 
 _LEGACY_SUFFIXES = {".gamma": ".weight", ".beta": ".bias"}  # layer norms of checkpoints converted from TensorFlow
 _IGNORED_SUFFIXES = (".position_ids",)  # a constant that older releases stored
 _SHOWN = 5
+# A pickle is a program: one with a wrong byte fails in whatever way its wrong step does.
+_UNREADABLE = (
+    *(pickle.UnpicklingError, struct.error, EOFError, OSError, RuntimeError, ValueError, LookupError),
+    *(TypeError, AttributeError, AssertionError, ArithmeticError),
+)
 
 
 @dataclass(frozen=True)
@@ -83,7 +91,7 @@ def check_folder(folder: Path) -> None:
             f"checkpoint {folder}",
             expected="a folder with config.json and model.safetensors",
             found=found,
-            remedy="check the path; models are not downloaded",
+            remedy="check the path; a hub id has the form org/name",
         )
 
 
@@ -95,21 +103,11 @@ def read_entries(folder: Path, *, allow_pickle: bool = False) -> dict[str, Entry
         allow_pickle: Read ``pytorch_model.bin`` where there are no safetensors, as tensors only.
 
     Raises:
-        CheckpointError: There are none, only a pickle, or a file is damaged.
+        CheckpointError: There are none, only a pickle that is not allowed, or a file is damaged.
     """
-    if (folder / WEIGHTS_FILE).is_file():
-        found = list_tensors(folder / WEIGHTS_FILE)
-    elif (folder / INDEX_FILE).is_file():
-        found = _list_shards(folder)
-    elif (folder / PICKLE_FILE).is_file():
-        found = _unpickle(folder / PICKLE_FILE, allowed=allow_pickle)
-    else:
-        raise CheckpointError(
-            f"checkpoint {folder}: no weights",
-            expected=f"{WEIGHTS_FILE} or {INDEX_FILE}",
-            found=shown(path.name for path in folder.iterdir()) or "an empty folder",
-            remedy="fetch the checkpoint again",
-        )
+    names = [path.name for path in folder.iterdir() if path.is_file()]
+    weights = folder / choose_weights(names, f"checkpoint {folder}", allow_pickle=allow_pickle)
+    found = _list_shards(weights) if is_index(weights.name) else _list_file(weights)
     entries: dict[str, Entry] = {}
     for key, entry in found.items():
         name = _renew(key)
@@ -122,16 +120,85 @@ def read_entries(folder: Path, *, allow_pickle: bool = False) -> dict[str, Entry
     return entries
 
 
-def save(folder: Path, config: DistilBertConfig, tensors: Mapping[str, Tensor]) -> None:
-    """Write ``config.json`` and ``model.safetensors`` into ``folder``, replacing those there one after the other.
+def choose_weights(names: Collection[str], where: str, *, allow_pickle: bool) -> str:
+    """Return the one of ``WEIGHT_FILES`` to read; an index stands for its shards.
 
-    A crash leaves each of the two files old or new, never half written. ``new_folder`` makes it both or none.
+    Args:
+        names: The files that are there.
+        where: Their place, for the error.
+        allow_pickle: Whether it may be a pickle.
+
+    Raises:
+        CheckpointError: There is none, or only a pickle that is not allowed.
+    """
+    chosen = next((name for name in WEIGHT_FILES if name in names), None)
+    if chosen is None:
+        raise CheckpointError(
+            f"{where}: no weights",
+            expected=f"{WEIGHTS_FILE} or {INDEX_FILE}",
+            found=shown(names) or "no files",
+            remedy="fetch the checkpoint again",
+        )
+    if chosen in (PICKLE_FILE, PICKLE_INDEX_FILE) and not allow_pickle:
+        raise CheckpointError(
+            f"{where}: only {chosen}",
+            expected=WEIGHTS_FILE,
+            found="a pickle, which can run code when it is opened",
+            remedy="save the model as safetensors, or load it with allow_pickle=True, which reads tensors only",
+        )
+    return chosen
+
+
+def is_index(name: str) -> bool:
+    """Whether one of ``WEIGHT_FILES`` names shards instead of holding tensors."""
+    return name in (INDEX_FILE, PICKLE_INDEX_FILE)
+
+
+def read_index(index: Path) -> dict[str, str]:
+    """Return the shard of each tensor, a plain file name.
+
+    Raises:
+        CheckpointError: The index is damaged, or names files elsewhere.
+    """
+    weight_map = read_json(index).get("weight_map")
+    if not isinstance(weight_map, dict) or not weight_map:
+        raise CheckpointError(
+            f"{index}: weight_map",
+            expected="tensor names and their files",
+            found=type(weight_map).__name__,
+            remedy="fetch the checkpoint again",
+        )
+    suffix = ".safetensors" if index.name == INDEX_FILE else ".bin"
+    for key, name in weight_map.items():
+        # A plain name only: an index must not reach files outside its folder, nor a pickle from among safetensors.
+        if not isinstance(name, str) or Path(name).name != name or not name.endswith(suffix):
+            raise CheckpointError(
+                f"{index}: file of {key}",
+                expected=f"a {suffix[1:]} file in the same folder",
+                found=repr(name),
+                remedy="do not use this checkpoint",
+            )
+    return weight_map
+
+
+def save(folder: Path, config: DistilBertConfig, tensors: Mapping[str, Tensor]) -> None:
+    """Write ``config.json`` and ``model.safetensors`` into ``folder``.
+
+    A folder that is new or empty appears whole or not at all. In another, the two files are replaced one after the
+    other: a crash leaves each of them old or new, never half written.
 
     Raises:
         CheckpointError: The folder cannot be written.
     """
+    if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
+        with new_folder(folder) as temporary:
+            _write(temporary, config, tensors)
+    else:
+        _write(folder, config, tensors)
+
+
+def _write(folder: Path, config: DistilBertConfig, tensors: Mapping[str, Tensor]) -> None:
     try:
-        folder.mkdir(parents=True, exist_ok=True)
         weights, settings = folder / f".{WEIGHTS_FILE}.tmp", folder / f".{CONFIG_FILE}.tmp"
         save_tensors(weights, tensors)
         config.save(settings)
@@ -174,26 +241,9 @@ def _read_tensor(path: Path, key: str) -> Tensor:
         return tensor
 
 
-def _list_shards(folder: Path) -> dict[str, Entry]:
-    index = folder / INDEX_FILE
-    weight_map = read_json(index).get("weight_map")
-    if not isinstance(weight_map, dict) or not weight_map:
-        raise CheckpointError(
-            f"{index}: weight_map",
-            expected="tensor names and their files",
-            found=type(weight_map).__name__,
-            remedy="fetch the checkpoint again",
-        )
-    for key, name in weight_map.items():
-        # A plain name only: an index must not reach files outside its folder.
-        if not isinstance(name, str) or Path(name).name != name or not name.endswith(".safetensors"):
-            raise CheckpointError(
-                f"{index}: file of {key}",
-                expected="a safetensors file in the same folder",
-                found=repr(name),
-                remedy="do not use this checkpoint",
-            )
-    shards = {name: list_tensors(folder / name) for name in sorted(set(weight_map.values()))}
+def _list_shards(index: Path) -> dict[str, Entry]:
+    weight_map = read_index(index)
+    shards = {name: _list_file(index.parent / name) for name in sorted(set(weight_map.values()))}
     lost = [f"{key} of {name}" for key, name in weight_map.items() if key not in shards[name]]
     if lost:
         raise CheckpointError(
@@ -202,25 +252,25 @@ def _list_shards(folder: Path) -> dict[str, Entry]:
     return {key: shards[name][key] for key, name in weight_map.items()}
 
 
-def _unpickle(path: Path, *, allowed: bool) -> dict[str, Entry]:
-    if not allowed:
-        raise CheckpointError(
-            f"checkpoint {path.parent}: only {PICKLE_FILE}",
-            expected=WEIGHTS_FILE,
-            found="a pickle, which can run code when it is opened",
-            remedy="save the model as safetensors, or load it with allow_pickle=True, which reads tensors only",
-        )
+def _list_file(path: Path) -> dict[str, Entry]:
+    return _unpickle(path) if path.suffix == ".bin" else list_tensors(path)
+
+
+def _unpickle(path: Path) -> dict[str, Entry]:
     try:
         tensors = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, ValueError, KeyError, EOFError, pickle.UnpicklingError) as exc:
+    except _UNREADABLE as exc:
         raise CheckpointError(
             f"{path}: cannot be read as tensors only",
-            found=str(exc).splitlines()[0],
+            found=f"{type(exc).__name__} {exc}".splitlines()[0],
             remedy="do not use this checkpoint",
         ) from exc
     if not isinstance(tensors, dict) or not all(isinstance(tensor, Tensor) for tensor in tensors.values()):
         raise CheckpointError(
-            f"{path}: not a state dict", expected="tensors by name", found=type(tensors).__name__, remedy=""
+            f"{path}: not a state dict",
+            expected="tensors by name",
+            found=type(tensors).__name__,
+            remedy="save the model's state_dict() only, best as safetensors",
         )
     return {str(key): Entry(tuple(tensor.shape), tensor.clone) for key, tensor in tensors.items()}
 

@@ -25,11 +25,9 @@ from distilbatch.model.checkpoint import (
     save,
 )
 from distilbatch.model.configuration import CONFIG_FILE, DistilBertConfig
-from distilbatch.model.files import new_folder, read_json
+from distilbatch.model.files import TOKENIZER_FILES, new_folder, read_json
 from distilbatch.model.layers import LAYER_NORM_EPS
 from distilbatch.model.modeling import DistilBertForSequenceClassification, DistilBertModel
-
-TOKENIZER_FILES = ("tokenizer.json", "vocab.txt", "tokenizer_config.json", "special_tokens_map.json")
 
 _POSITIONS = "embeddings.position_embeddings.weight"
 _TOKEN_TYPES = "embeddings.token_type_embeddings.weight"

@@ -11,10 +11,10 @@ from torch import Tensor, nn
 from typing_extensions import Self, override
 
 from distilbatch.errors import ConfigError
-from distilbatch.model import checkpoint, loading
+from distilbatch.model import checkpoint, hub, loading
 from distilbatch.model.attention import Attention, eager_attention, sdpa_attention
 from distilbatch.model.configuration import DistilBertConfig
-from distilbatch.model.layers import Embeddings, SelfAttention, Trace, Transformer
+from distilbatch.model.layers import Embeddings, SelfAttention, Trace, Transformer, draw_weights
 from distilbatch.model.outputs import EncoderOutput, ModelOutput
 from distilbatch.model.packed import Layout, PackedTokens, Rows
 from distilbatch.model.padded import Encoded, PaddedInputs, lay_out
@@ -31,6 +31,9 @@ class PreTrainedModel(nn.Module):
 
     base_prefix: ClassVar[str] = "distilbert."
     """Where the encoder is in the state dict; empty for the encoder itself."""
+
+    origin: loading.Origin | None = None
+    """What ``from_pretrained`` loaded; None for a model made in memory."""
 
     def __init__(self, config: DistilBertConfig) -> None:
         super().__init__()
@@ -50,39 +53,45 @@ class PreTrainedModel(nn.Module):
         return self.encoder.embeddings.LayerNorm.weight.device
 
     @classmethod
-    def from_pretrained(
+    def from_pretrained(  # noqa: PLR0913 - the reference's keywords
         cls,
-        folder: Path | str,
+        name: Path | str,
         *,
+        revision: str | None = None,
         dtype: torch.dtype | None = None,
         device: torch.device | str | None = None,
         attn_implementation: str = "sdpa",
         new_head: bool = False,
         allow_pickle: bool = False,
+        local_files_only: bool = False,
     ) -> Self:
-        """Load a checkpoint folder, in evaluation mode.
+        """Load a checkpoint, in evaluation mode; ``origin`` says what came from where, and what is new.
 
         Args:
-            folder: Holds ``config.json`` and safetensors weights, in one file or in shards.
+            name: A folder with ``config.json`` and weights, in one file or in shards, or a hub id; see ``hub.locate``.
+            revision: Branch, tag or commit of a hub id; ``main`` without it.
             dtype: Of the weights; float32 without it, whatever the files hold.
             device: Where the weights go; the CPU without it.
             attn_implementation: How ``(B, S)`` inputs run: a key of ``ATTENTION``.
-            new_head: Accept a checkpoint without this head's weights and initialise them.
-            allow_pickle: Read ``pytorch_model.bin``, as tensors only, where there is nothing else.
+            new_head: Accept a checkpoint without this head's weights and initialise them; leave other heads out.
+            allow_pickle: Read ``pytorch_model.bin``, as tensors only, where there are no safetensors.
+            local_files_only: Take a hub id from the cache and do not ask the hub.
 
         Raises:
-            CheckpointError: The folder is not a complete, finite DistilBERT checkpoint with this head.
-            ConfigError: ``attn_implementation`` is unknown.
+            CheckpointError: It cannot be had, or is not a complete, finite DistilBERT checkpoint with this head.
+            ConfigError: ``attn_implementation`` is unknown, or a folder has no revisions.
         """
-        model = loading.load(
+        source = hub.locate(name, revision=revision, allow_pickle=allow_pickle, local_files_only=local_files_only)
+        model, origin = loading.load(
             cls,
-            Path(folder),
+            source,
             prefix=cls.base_prefix,
             dtype=dtype or torch.float32,
             device=device or "cpu",
             new_head=new_head,
             allow_pickle=allow_pickle,
         )
+        model.origin = origin
         model.tie_weights()
         model.encoder.set_attention(attn_implementation)
         return model.eval()
@@ -139,19 +148,10 @@ class PreTrainedModel(nn.Module):
     def tie_weights(self) -> None:
         """Share the weights that the config says are one; nothing to do without a masked-LM decoder."""
 
-    @torch.no_grad()
     def init_weights(self) -> None:
-        """Draw fresh weights outside the encoder, which draws its own: normal, with zero biases and padding row."""
+        """Draw fresh weights outside the encoder, which draws its own."""
         drawn = set() if self.encoder is self else set(self.encoder.modules())
-        for module in self.modules():
-            if module in drawn:
-                continue
-            if isinstance(module, (nn.Linear, nn.Embedding)):
-                module.weight.normal_(0.0, self.config.initializer_range)
-            if isinstance(module, nn.Linear):
-                module.bias.zero_()
-            if isinstance(module, nn.Embedding) and module.padding_idx is not None:
-                module.weight[module.padding_idx].zero_()
+        draw_weights((module for module in self.modules() if module not in drawn), std=self.config.initializer_range)
         self.tie_weights()
 
 

@@ -13,6 +13,13 @@ from typing import Any
 
 from distilbatch.errors import CheckpointError, ConfigError
 
+TOKENIZER_FILES = (
+    "tokenizer.json",
+    "vocab.txt",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+)
 MAX_JSON_BYTES = 16 * 1024 * 1024  # a config is a few KiB; labels of a very large head still fit
 
 

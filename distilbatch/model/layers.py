@@ -10,6 +10,8 @@ Where a backend may put its own parts, on a loaded model, without touching the f
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import torch
 from torch import Tensor, nn
 from typing_extensions import override
@@ -157,3 +159,15 @@ class Transformer(nn.Module):
         if trace is not None:
             trace.add(hidden, weights)
         return hidden
+
+
+@torch.no_grad()
+def draw_weights(modules: Iterable[nn.Module], *, std: float) -> None:
+    """Draw fresh weights, normal, with zero biases and padding rows; leave other modules as they are."""
+    for module in modules:
+        if isinstance(module, (nn.Linear, nn.Embedding)):
+            module.weight.normal_(0.0, std)
+        if isinstance(module, nn.Linear):
+            module.bias.zero_()
+        if isinstance(module, nn.Embedding) and module.padding_idx is not None:
+            module.weight[module.padding_idx].zero_()

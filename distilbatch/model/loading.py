@@ -13,27 +13,44 @@ from torch import Tensor, nn
 from distilbatch.errors import CheckpointError
 from distilbatch.model.checkpoint import ENCODER_PREFIX, Entry, read_checkpoint, shown
 from distilbatch.model.configuration import DistilBertConfig
+from distilbatch.model.hub import Source
 
 Model = TypeVar("Model", bound=nn.Module)
 
 _ENCODER_PARTS = ("embeddings.", "transformer.")
+_POOLER = "pooler."  # BERT's, which some exports carry along; no output of DistilBERT depends on it
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where the weights of a loaded model came from.
+
+    Args:
+        source: The folder, and the hub's commit if there is one.
+        new_weights: Weights that the checkpoint lacks, freshly initialised; sorted.
+        unused_weights: Tensors of the checkpoint that the model has no place for, such as another head; sorted.
+    """
+
+    source: Source
+    new_weights: tuple[str, ...]
+    unused_weights: tuple[str, ...]
 
 
 def load(
     build: Callable[[DistilBertConfig], Model],
-    folder: Path,
+    source: Source,
     *,
     prefix: str,
     dtype: torch.dtype,
     device: torch.device | str,
     new_head: bool,
     allow_pickle: bool,
-) -> Model:
-    """Build a model and fill it with the weights of a folder.
+) -> tuple[Model, Origin]:
+    """Build a model and fill it with the weights of a checkpoint.
 
     Args:
         build: Makes the model of a config.
-        folder: The checkpoint.
+        source: The checkpoint.
         prefix: ``"distilbert."`` if the encoder is a part of the model, empty if it is the model.
         dtype: Of the weights.
         device: Of the weights.
@@ -44,26 +61,26 @@ def load(
         CheckpointError: Tensors are missing, unexpected, mis-shaped, of a wrong type or not finite; one error
             names them all. Nothing of the config's size is allocated before the shapes have been compared.
     """
-    source = read_checkpoint(folder, allow_pickle=allow_pickle)
+    checkpoint = read_checkpoint(source.folder, allow_pickle=allow_pickle)
     with torch.device("meta"):
-        model = build(source.config)
+        model = build(checkpoint.config)
     wanted = dict(model.named_parameters()) | dict(model.named_buffers())  # a tied weight only under its first name
     misfit = _Misfit()
-    entries = _align(source.entries, prefix, misfit)
+    entries, outside = _align(checkpoint.entries, prefix, misfit)
     _settle_ties(entries, model, wanted, misfit)
-    misfit.missing += set(wanted) - set(entries)
-    misfit.unexpected += set(entries) - set(wanted)
-    if new_head:
-        misfit.missing = [name for name in misfit.missing if name.startswith(prefix)]
-        misfit.unexpected = [name for name in misfit.unexpected if name.startswith(prefix)]
+    new, unused = set(wanted) - set(entries), set(entries) - set(wanted)
+    # An encoder leaves every head alone; a model with a head does so on request only, for its own may be misspelt.
+    misfit.missing += [name for name in new if not new_head or name.startswith(prefix)]
+    misfit.unexpected += unused - outside if new_head or not prefix else unused
     tensors = {name: _read(name, entries[name], wanted[name], dtype, misfit) for name in wanted if name in entries}
-    misfit.check(folder, type_name=type(model).__name__, prefix=prefix)
-    if len(tensors) < len(wanted):
-        model = build(source.config).to(dtype)
+    misfit.check(source.folder, type_name=type(model).__name__, prefix=prefix)
+    if new:
+        model = build(checkpoint.config).to(dtype)
         model.load_state_dict(tensors, strict=False)
-        return model.to(device)
-    model.load_state_dict({name: tensor.to(device) for name, tensor in tensors.items()}, strict=False, assign=True)
-    return model
+        model = model.to(device)
+    else:
+        model.load_state_dict({name: tensor.to(device) for name, tensor in tensors.items()}, strict=False, assign=True)
+    return model, Origin(source, tuple(sorted(new)), tuple(sorted(unused)))
 
 
 @dataclass
@@ -89,29 +106,44 @@ class _Misfit:
         found = ", and ".join(f"{len(names)} {kind}: {shown(names)}" for kind, names in kinds.items() if names)
         if not found:
             return
-        headless = prefix and self.missing and not any(name.startswith(prefix) for name in self.missing)
         raise CheckpointError(
-            f"checkpoint {folder}: its tensors do not fit {type_name}",
-            found=found,
-            remedy="this checkpoint has no such head: choose one that was trained for the task, or start a new head "
-            "with new_head=True"
-            if headless
-            else "fetch the checkpoint again, or correct its config.json",
+            f"checkpoint {folder}: its tensors do not fit {type_name}", found=found, remedy=self._remedy(prefix)
         )
 
+    def _remedy(self, prefix: str) -> str:
+        if prefix and self.missing and not any(name.startswith(prefix) for name in self.missing):
+            return (
+                "this checkpoint has no such head: choose one that was trained for the task, or start a new head "
+                "with new_head=True"
+            )
+        damaged = self.missing or self.shapes or self.dtypes or self.not_finite or self.untied
+        if prefix and not damaged and not any(name.startswith(prefix) for name in self.unexpected):
+            return (
+                "DistilBERT computes nothing with them: load the checkpoint through the class it was saved from, or "
+                "leave them out with new_head=True if the model was trained without them"
+            )
+        return "fetch the checkpoint again, or correct its config.json"
 
-def _align(entries: Mapping[str, Entry], prefix: str, misfit: _Misfit) -> dict[str, Entry]:
-    # The encoder's names with or without "distilbert.", as the model has them; a bare encoder leaves heads alone.
+
+def _align(entries: Mapping[str, Entry], prefix: str, misfit: _Misfit) -> tuple[dict[str, Entry], set[str]]:
+    # The encoder's names with or without "distilbert.", as the model has them, and which names are not the encoder's.
     aligned: dict[str, Entry] = {}
+    outside: set[str] = set()
     for name, entry in entries.items():
         bare = name.removeprefix(ENCODER_PREFIX)
-        in_encoder = name != bare or name.startswith(_ENCODER_PARTS)
-        target = prefix + bare if in_encoder else name
+        if bare.startswith(_POOLER):
+            target = bare
+            outside.add(target)
+        elif name != bare or name.startswith(_ENCODER_PARTS):
+            target = prefix + bare
+        else:
+            target = name
+            outside.add(target)
         if target in aligned:
             misfit.unexpected.append(name)
-        elif in_encoder or prefix:
+        else:
             aligned[target] = entry
-    return aligned
+    return aligned, outside
 
 
 def _settle_ties(entries: dict[str, Entry], model: nn.Module, wanted: Mapping[str, Tensor], misfit: _Misfit) -> None:

@@ -116,7 +116,8 @@ def _bad_files_error(bad: Sequence[BadFile], *, total: int) -> DataError:
     return DataError(
         f"{len(bad)} of {total} source files cannot be read",
         found=shown + more,
-        remedy=f"repair or remove them, or set on_bad_file: {QUARANTINE} to go on without them",
+        remedy=f"repair or remove them, name another text column in source.columns.text, or set on_bad_file: "
+        f"{QUARANTINE} to go on without them",
     )
 
 

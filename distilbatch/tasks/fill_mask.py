@@ -15,7 +15,7 @@ from typing_extensions import override
 
 from distilbatch import schema
 from distilbatch.records import Decoded, HeadOutput, Sequences
-from distilbatch.tasks.base import NOT_FINITE, Asked, Inputs, Task, failed_rows, scatter, single_texts
+from distilbatch.tasks.base import NOT_FINITE, Asked, Inputs, Task, scatter, single_texts
 
 MAX_TOP_K = 1000
 

@@ -7,44 +7,14 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from tokenizers import Encoding, Tokenizer
+from tokenizers import Encoding
 
 from distilbatch.errors import ConfigError
 from distilbatch.records import TokenBatch, TokenDetails
+from distilbatch.tokenization.tokenizer import Template
+from distilbatch.tokenization.windows import kept_lengths
 
 Range = tuple[int, int]
-
-
-@dataclass(frozen=True, slots=True)
-class Frame:
-    """The special tokens around and between texts, found by asking the tokenizer's post-processor.
-
-    Args:
-        before: Ids in front of the first text.
-        between: Ids between the texts of a pair; empty for single texts.
-        after: Ids behind the last text.
-    """
-
-    before: tuple[int, ...]
-    between: tuple[int, ...]
-    after: tuple[int, ...]
-
-    @classmethod
-    def of(cls, tokenizer: Tokenizer, *, pair: bool) -> Frame:
-        """Ask a tokenizer without truncation for its frame."""
-        probe = tokenizer.encode("a", "a") if pair else tokenizer.encode("a")
-        inner = len(tokenizer.encode("a", add_special_tokens=False).ids)
-        special = probe.special_tokens_mask
-        lead = special.index(0)
-        if not pair:
-            return cls(tuple(probe.ids[:lead]), (), tuple(probe.ids[lead + inner :]))
-        second = special.index(0, lead + inner)
-        return cls(tuple(probe.ids[:lead]), tuple(probe.ids[lead + inner : second]), tuple(probe.ids[second + inner :]))
-
-    @property
-    def size(self) -> int:
-        """Special tokens of a sequence."""
-        return len(self.before) + len(self.between) + len(self.after)
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +59,7 @@ def cut_pair(first: int, second: int, room: int, stride: int | None, *, max_firs
         yield Cut((0, kept), (0, second), kept < first)
         return
     if stride is None:
-        kept, kept_second = _longest_first(kept, second, room)
+        kept, kept_second = kept_lengths(kept, second, room=room, strategy="longest_first")
         yield Cut((0, kept), (0, kept_second), True)
         return
     kept = min(kept, room // 2 if max_first is None else longest_stride(room) + 1 - stride)
@@ -119,29 +89,17 @@ def _windows(length: int, room: int, stride: int) -> Iterator[Range]:
         start = stop - stride
 
 
-def _longest_first(first: int, second: int, room: int) -> tuple[int, int]:
-    """Tokens that stay when tokens are removed one by one from the end of the longer text, the second on a tie.
-
-    The closed form of the strategy of that name in Hugging Face's tokenizers.
-    """
-    small = min(first, second)
-    if room >= 2 * small:
-        kept = room - small
-        return (small, kept) if first <= second else (kept, small)
-    half, extra = divmod(room, 2)
-    return (half, half + extra) if first <= second else (half + extra, half)
-
-
 class BatchBuilder:
     """Collects documents and lays them end to end.
 
     Args:
-        frame: The special tokens.
+        template: The special tokens around texts.
         details: Whether to keep where each token comes from.
     """
 
-    def __init__(self, frame: Frame, *, details: bool) -> None:
-        self._frame = frame
+    def __init__(self, template: Template, *, details: bool) -> None:
+        self._before, self._between = template.before.tolist(), template.between.tolist()
+        self._after = template.after.tolist()
         self._details = details
         self._ids: list[int] = []
         self._ends: list[int] = [0]
@@ -154,13 +112,12 @@ class BatchBuilder:
     def add(self, sequence: int, texts: Sequence[Encoding], cuts: Iterator[Cut]) -> None:
         """Add every document that ``cuts`` makes of a sequence."""
         for window, cut in enumerate(cuts):
-            frame = self._frame
-            self._special(frame.before)
+            self._special(self._before)
             self._text(texts[0], cut.first, 1)
             if cut.second is not None:
-                self._special(frame.between)
+                self._special(self._between)
                 self._text(texts[1], cut.second, 2)
-            self._special(frame.after)
+            self._special(self._after)
             self._ends.append(len(self._ids))
             self._sequences.append(sequence)
             self._windows.append(window)

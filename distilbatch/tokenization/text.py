@@ -26,15 +26,12 @@ def read_texts(column: pa.Array, *, max_doc_bytes: int = DEFAULT_MAX_DOC_BYTES) 
     # A long document is always cut, never decoded whole: one cell may hold gigabytes.
     longest = pc.max(pc.binary_length(column)).as_py() or 0
     if longest <= max_doc_bytes and (texts := _decode_whole(column)) is not None:
-        rows = [(text, RowStatus.OK) for text in texts]
+        rows = [_settle(text, RowStatus.OK) for text in texts]
     else:
-        rows = [_decode_row(value, max_doc_bytes) for value in column]
-    statuses = [_final_status(text, status) for text, status in rows]
-    texts = [
-        None if status in {RowStatus.NULL, RowStatus.EMPTY} else text
-        for (text, _), status in zip(rows, statuses, strict=True)
-    ]
-    return Documents(texts=texts, statuses=statuses, errors=[None] * len(rows))
+        rows = [_settle(*_decode_row(value, max_doc_bytes)) for value in column]
+    return Documents(
+        texts=[text for text, _ in rows], statuses=[status for _, status in rows], errors=[None] * len(rows)
+    )
 
 
 def _decode_whole(column: pa.Array) -> list[str | None] | None:
@@ -76,9 +73,9 @@ def _drop_partial_character(data: bytes) -> bytes:
     return data
 
 
-def _final_status(text: str | None, status: RowStatus) -> RowStatus:
+def _settle(text: str | None, status: RowStatus) -> tuple[str | None, RowStatus]:
     if text is None:
-        return RowStatus.NULL
+        return None, RowStatus.NULL
     if not text or text.isspace():
-        return RowStatus.EMPTY
-    return status
+        return None, RowStatus.EMPTY
+    return text, status

@@ -1,224 +1,201 @@
-"""The tokenizer of a checkpoint folder: texts to token ids laid end to end, without padding.
+"""Read the tokenizer of a checkpoint folder: ``tokenizer.json``, or ``vocab.txt`` with its options.
 
-Truncation is ours and counted: the stored file's padding and truncation settings are switched off.
+Padding and truncation are ours: the stored file's settings are switched off. Options that the small files beside it
+spell out win over those stored in ``tokenizer.json``, as in the reference.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from tokenizers import Encoding, Tokenizer, decoders, normalizers, pre_tokenizers, processors
+from tokenizers import Tokenizer, decoders, normalizers, pre_tokenizers, processors
 from tokenizers.models import WordPiece
 from typing_extensions import Self
 
-from distilbatch.errors import CheckpointError, ConfigError
-from distilbatch.records import TokenBatch
-from distilbatch.tokenization.encode import BatchBuilder, Frame, cut_pair, cut_single, longest_stride
+from distilbatch.errors import CheckpointError
+from distilbatch.oserrors import storing
+from distilbatch.tokenization.options import (
+    ADDED_TOKENS_FILE,
+    CONFIG_FILE,
+    NORMALIZER_OPTIONS,
+    REQUIRED,
+    SPECIAL_TOKENS_FILE,
+    TokenizerOptions,
+    read_text,
+)
 
-MAX_FILE_BYTES = 256 << 20
-TOKENIZER_FILES = ("tokenizer.json", "vocab.txt", "tokenizer_config.json")
+TOKENIZER_FILE = "tokenizer.json"
+VOCAB_FILE = "vocab.txt"
+TOKENIZER_FILES = (TOKENIZER_FILE, VOCAB_FILE, CONFIG_FILE, SPECIAL_TOKENS_FILE, ADDED_TOKENS_FILE)
+"""All files that decide which ids come out."""
 MIN_MAX_LENGTH = 3  # [CLS], one token, [SEP]
 
+_STORED_ELSEWHERE = ("added_tokens_decoder", "name_or_path", "tokenizer_file", "vocab_file")
 
-class DocumentTokenizer:
-    """Tokenizes documents to ``[CLS] text [SEP]``, and pairs to ``[CLS] first [SEP] second [SEP]``.
+
+def load_tokenizer(folder: Path, *, options: TokenizerOptions | None = None) -> Tokenizer:
+    """Read the tokenizer of a checkpoint folder.
 
     Args:
-        tokenizer: The loaded tokenizer; its padding and truncation are switched off here.
-        max_length: Most tokens of a document, special tokens included.
-        stride: Tokens that neighbouring text windows share; None reads the beginning of a long text only.
-        max_first: Most tokens of the first text of a pair; None sets no limit of its own.
+        folder: Has ``tokenizer.json``, which is preferred, or ``vocab.txt``.
+        options: Those of the folder, where they have been read already.
 
     Raises:
-        CheckpointError: ``max_length`` leaves no room for a token of each text.
-        ConfigError: ``stride`` leaves a first text with a limit no room.
+        CheckpointError: Neither file is there, it is damaged, or it lacks a special token.
+    """
+    options = options or TokenizerOptions.read(folder)
+    if (folder / TOKENIZER_FILE).is_file():
+        path = folder / TOKENIZER_FILE
+        tokenizer = _from_json(path)
+    elif (folder / VOCAB_FILE).is_file():
+        path = folder / VOCAB_FILE
+        tokenizer = _from_vocab(path, options)
+    else:
+        raise CheckpointError(
+            f"{folder}: no tokenizer",
+            expected=f"{TOKENIZER_FILE} or {VOCAB_FILE}",
+            found="neither",
+            remedy="copy the tokenizer files of the checkpoint into the folder",
+        )
+    tokenizer.no_padding()
+    tokenizer.no_truncation()
+    _apply(options, tokenizer, path)
+    return tokenizer
+
+
+def save_tokenizer(tokenizer: Tokenizer, folder: Path, *, options: TokenizerOptions) -> None:
+    """Write ``tokenizer.json`` and ``tokenizer_config.json``, from which ``load_tokenizer`` makes the same tokenizer.
+
+    Raises:
+        StopError: The folder cannot be written.
+    """
+    config = {key: value for key, value in options.raw.items() if key not in _STORED_ELSEWHERE}
+    config |= {f"{role}_token": token.content for role, token in options.special.items()}
+    normalizer = tokenizer.normalizer
+    if isinstance(normalizer, normalizers.BertNormalizer):
+        config |= {key: getattr(normalizer, setting) for key, setting in NORMALIZER_OPTIONS.items()}
+    config["tokenizer_class"] = "DistilBertTokenizer"
+    text = json.dumps(config, indent=2, ensure_ascii=False, sort_keys=True) + "\n"
+    with storing("write a tokenizer to", folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / TOKENIZER_FILE).write_text(tokenizer.to_str(), encoding="utf-8")
+        (folder / CONFIG_FILE).write_text(text, encoding="utf-8")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Template:
+    """The special tokens around a text, or around and between two.
+
+    Args:
+        before: ``(K,)`` int64 ids in front of the first text.
+        between: Ids between the two; empty for a single text.
+        after: Ids behind the last text.
     """
 
-    def __init__(
-        self, tokenizer: Tokenizer, *, max_length: int, stride: int | None = None, max_first: int | None = None
-    ) -> None:
-        tokenizer.no_padding()
-        tokenizer.no_truncation()
-        self._tokenizer = tokenizer
-        self.max_length = max_length
-        self._stride = stride
-        self._max_first = max_first
-        self._frames = {pair: Frame.of(tokenizer, pair=pair) for pair in (False, True)}
-        if max_length < self._frames[False].size + 1:
-            raise CheckpointError(
-                "max_length is too small", expected=f"at least {self._frames[False].size + 1}", found=str(max_length)
-            )
-        longest = longest_stride(max_length - self._frames[True].size)
-        if stride is not None and max_first is not None and stride > longest:
-            raise ConfigError(
-                "the stride of text windows is too large",
-                expected=f"at most {longest} for a max_length of {max_length}" if longest >= 0 else "none",
-                found=str(stride),
-                remedy="lower the stride or raise max_length",
-            )
+    before: NDArray[np.int64]
+    between: NDArray[np.int64]
+    after: NDArray[np.int64]
 
     @classmethod
-    def from_folder(
-        cls, folder: Path, *, max_length: int, stride: int | None = None, max_first: int | None = None
-    ) -> Self:
-        """Read ``tokenizer.json``, or ``vocab.txt`` with ``tokenizer_config.json``.
+    def of(cls, tokenizer: Tokenizer, *, pair: bool) -> Self:
+        """Find them by asking the tokenizer for an example.
 
         Raises:
-            CheckpointError: Neither file is there, or it cannot be read.
+            CheckpointError: The tokenizer cannot even encode a letter.
         """
-        return cls(load_tokenizer(folder), max_length=max_length, stride=stride, max_first=max_first)
+        try:
+            probe = tokenizer.encode("a", "a") if pair else tokenizer.encode("a")
+        except Exception as error:
+            raise CheckpointError("the tokenizer does not work", found=str(error)) from error
+        last = 1 if pair else 0
+        where = [-1 if text is None else text for text in probe.sequence_ids]
+        if 0 not in where or last not in where:
+            raise CheckpointError("the tokenizer does not work", expected="a token for a letter", found="none")
+        first_stop, last_start = len(where) - where[::-1].index(0), where.index(last)
+        ids = np.array(probe.ids, dtype=np.int64)
+        between = ids[first_stop:last_start] if pair else ids[:0]
+        return cls(ids[: where.index(0)], between, ids[len(where) - where[::-1].index(last) :])
 
     @property
-    def vocab_size(self) -> int:
-        """One more than the largest token id that can come out."""
-        return max(self._tokenizer.get_vocab(with_added_tokens=True).values()) + 1
-
-    def token_to_id(self, token: str) -> int | None:
-        """The id of a token; None when the vocabulary has no such token."""
-        found: int | None = self._tokenizer.token_to_id(token)
-        return found
-
-    def id_to_token(self, token_id: int) -> str:
-        """The token of an id, with its continuation prefix; empty for an unknown id."""
-        return self._tokenizer.id_to_token(token_id) or ""
-
-    def continuations(self) -> NDArray[np.bool_]:
-        """``(V,)``, which tokens go on with the word of the token before, such as ``##ing``."""
-        prefix = getattr(self._tokenizer.model, "continuing_subword_prefix", None)
-        table = np.zeros(self.vocab_size, dtype=np.bool_)
-        if prefix:
-            vocabulary = self._tokenizer.get_vocab(with_added_tokens=False)
-            table[[index for token, index in vocabulary.items() if token.startswith(prefix)]] = True
-        return table
-
-    def decode(self, ids: Sequence[int]) -> str:
-        """The text of tokens, special tokens left out."""
-        text: str = self._tokenizer.decode(list(ids))
-        return text
-
-    @property
-    def unknown_id(self) -> int | None:
-        """The token that stands for words outside the vocabulary; None when there is none."""
-        token: str | None = getattr(self._tokenizer.model, "unk_token", None)
-        return None if token is None else self.token_to_id(token)
-
-    @property
-    def marks_words(self) -> bool:
-        """Whether a token that goes on with a word says so by a prefix, as in WordPiece."""
-        return bool(getattr(self._tokenizer.model, "continuing_subword_prefix", None))
-
-    def join_tokens(self, tokens: Sequence[str]) -> str:
-        """The text of tokens given as strings, special or unknown ones too."""
-        decoder = self._tokenizer.decoder
-        text: str = " ".join(tokens) if decoder is None else decoder.decode(list(tokens))
-        return text
-
-    def encode(self, first: Sequence[str], second: Sequence[str] | None = None, *, details: bool = False) -> TokenBatch:
-        """Tokenize M texts, or M pairs.
-
-        Args:
-            first: M texts.
-            second: M second texts; None for single texts.
-            details: Whether to say where each token comes from; costs about as much as tokenizing.
-
-        Returns:
-            TokenBatch: One document for each text, or as many text windows as it needs. A text that yields no
-            token (control characters only) is left out; ``sequences`` says which are there.
-        """
-        room = self.max_length - self._frames[second is not None].size
-        firsts, seconds = self._encodings(first, details), self._encodings(second, details)
-        builder = BatchBuilder(self._frames[second is not None], details=details)
-        for sequence, encoding in enumerate(firsts):
-            length = len(encoding)
-            if second is None:
-                if length:
-                    builder.add(sequence, [encoding], cut_single(length, room, self._stride))
-            elif len(seconds[sequence]):
-                cuts = cut_pair(length, len(seconds[sequence]), room, self._stride, max_first=self._max_first)
-                builder.add(sequence, [encoding, seconds[sequence]], cuts)
-        return builder.build()
-
-    def _encodings(self, texts: Sequence[str] | None, details: bool) -> list[Encoding]:
-        if texts is None:
-            return []
-        # The fast form leaves offsets out.
-        encode = self._tokenizer.encode_batch if details else self._tokenizer.encode_batch_fast
-        encodings: list[Encoding] = encode(list(texts), add_special_tokens=False)
-        return encodings
-
-
-def load_tokenizer(folder: Path) -> Tokenizer:
-    """Read the tokenizer of a checkpoint folder; see :meth:`DocumentTokenizer.from_folder`."""
-    if (folder / "tokenizer.json").is_file():
-        return _from_json(folder / "tokenizer.json")
-    if (folder / "vocab.txt").is_file():
-        return _from_vocab(folder)
-    raise CheckpointError(
-        f"{folder}: no tokenizer",
-        expected="tokenizer.json or vocab.txt",
-        found="neither",
-        remedy="copy the tokenizer files of the checkpoint into the folder",
-    )
+    def num_tokens(self) -> int:
+        """How many tokens they are."""
+        return len(self.before) + len(self.between) + len(self.after)
 
 
 def _from_json(path: Path) -> Tokenizer:
-    text = _read_text(path)
+    text = read_text(path)
     try:
         return Tokenizer.from_str(text)
     except Exception as error:  # the Rust binding raises plain Exception for every malformed file
         raise CheckpointError(f"{path}: not a tokenizer file", found=str(error)) from error
 
 
-def _from_vocab(folder: Path) -> Tokenizer:
-    """Build BERT's WordPiece tokenizer; the options are those of the Hugging Face tokenizer_config.json."""
-    tokens = _read_text(folder / "vocab.txt").split("\n")
-    while tokens and not tokens[-1]:
+def _from_vocab(path: Path, options: TokenizerOptions) -> Tokenizer:
+    """Build BERT's WordPiece tokenizer; a token's id is the number of its line."""
+    tokens = read_text(path).split("\n")
+    while tokens and not tokens[-1].rstrip():
         tokens.pop()
-    vocab = {token.rstrip("\r"): index for index, token in enumerate(tokens)}
-    options = _read_options(folder / "tokenizer_config.json")
-    special = {name: str(options.get(f"{name}_token") or f"[{name.upper()}]") for name in ("unk", "cls", "sep")}
-    for token in special.values():
-        if token not in vocab:
-            raise CheckpointError(f"{folder / 'vocab.txt'}: a special token is missing", expected=token)
-    lower = bool(options.get("do_lower_case", True))
-    tokenizer = Tokenizer(WordPiece(vocab, unk_token=special["unk"]))
-    tokenizer.normalizer = normalizers.BertNormalizer(
-        lowercase=lower,
-        strip_accents=options.get("strip_accents"),
-        handle_chinese_chars=bool(options.get("tokenize_chinese_chars", True)),
-    )
+    vocab = {token.rstrip(): index for index, token in enumerate(tokens)}
+    for role in REQUIRED:
+        if options.special[role].content not in vocab:
+            raise CheckpointError(
+                f"{path}: a special token is missing",
+                expected=options.special[role].content,
+                remedy=f"name the right one in {CONFIG_FILE} as {role}_token, or fetch the file again",
+            )
+    tokenizer = Tokenizer(WordPiece(vocab, unk_token=options.special["unk"].content))
+    tokenizer.normalizer = normalizers.BertNormalizer()
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    tokenizer.decoder = decoders.WordPiece()
-    tokenizer.post_processor = processors.BertProcessing(
-        (special["sep"], vocab[special["sep"]]), (special["cls"], vocab[special["cls"]])
-    )
-    known = [token for token in (*special.values(), "[PAD]", "[MASK]") if token in vocab]
-    tokenizer.add_special_tokens(known)
     return tokenizer
 
 
-def _read_options(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        return {}
-    try:
-        options = json.loads(_read_text(path))
-    except json.JSONDecodeError as error:
-        raise CheckpointError(f"{path}: not JSON", found=str(error)) from error
-    if not isinstance(options, dict):
-        raise CheckpointError(f"{path}: wrong content", expected="a mapping", found=type(options).__name__)
-    return options
+def _apply(options: TokenizerOptions, tokenizer: Tokenizer, path: Path) -> None:
+    normalizer = tokenizer.normalizer
+    if options.normalizer and isinstance(normalizer, normalizers.BertNormalizer):
+        settings: dict[str, Any] = {
+            "handle_chinese_chars": normalizer.handle_chinese_chars,
+            "strip_accents": normalizer.strip_accents,
+            "lowercase": normalizer.lowercase,
+        }
+        tokenizer.normalizer = normalizers.BertNormalizer(
+            clean_text=normalizer.clean_text, **settings | dict(options.normalizer)
+        )
+    _add_tokens(options, tokenizer, path)
+    model = tokenizer.model
+    if isinstance(model, WordPiece) and tokenizer.token_to_id(model.unk_token) is None:
+        raise CheckpointError(f"{path}: the token for unknown words is missing", expected=model.unk_token)
+    if tokenizer.decoder is None:
+        tokenizer.decoder = decoders.WordPiece()
+    if tokenizer.post_processor is None:
+        cls, sep = (options.special[role].content for role in ("cls", "sep"))
+        cls_id, sep_id = tokenizer.token_to_id(cls), tokenizer.token_to_id(sep)
+        if cls_id is not None and sep_id is not None:
+            tokenizer.post_processor = processors.BertProcessing((sep, sep_id), (cls, cls_id))
 
 
-def _read_text(path: Path) -> str:
-    size = path.stat().st_size
-    if size > MAX_FILE_BYTES:
-        raise CheckpointError(f"{path}: too large", expected=f"at most {MAX_FILE_BYTES} bytes", found=f"{size} bytes")
-    try:
-        return path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise CheckpointError(f"{path}: cannot be read", found=str(error)) from error
+def _add_tokens(options: TokenizerOptions, tokenizer: Tokenizer, path: Path) -> None:
+    # Tokens that are found in a text before it is cut into words.
+    registered = {token.content: token for token in tokenizer.get_added_tokens_decoder().values()}
+    for index, token in sorted(options.added.items()):
+        if registered.get(token.content) != token:
+            tokenizer.add_tokens([token])
+            registered[token.content] = token
+        found = tokenizer.token_to_id(token.content)
+        if found != index:
+            raise CheckpointError(
+                f"{path}: added token {token.content!r} does not belong to this vocabulary",
+                expected=f"id {index}, as stated beside it",
+                found=f"id {found}",
+                remedy="fetch all tokenizer files of the checkpoint again",
+            )
+    in_use = [
+        token
+        for role, token in options.special.items()
+        if role in options.named or tokenizer.token_to_id(token.content) is not None
+    ]
+    tokenizer.add_special_tokens([token for token in (*in_use, *options.extra) if token.content not in registered])

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 - torch's own name for it
+
+from distilbatch.errors import ConfigError
 
 __all__ = ["FitOptions", "FittedHead", "Scores", "apply_head", "fit_head", "score"]
 
@@ -27,6 +29,9 @@ class FitOptions:
         label_smoothing: Share of the target spread over all classes.
         class_weight_power: Classes weigh ``rows ** -power`` in the loss: 0 is no weights, 1 makes all classes equal.
         seed: Of the fresh weights, the order of rows and dropout.
+
+    Raises:
+        ConfigError: There is no epoch, or no row in a minibatch.
     """
 
     epochs: int = 20
@@ -36,8 +41,13 @@ class FitOptions:
     input_dropout: float = 0.2
     dropout: float = 0.5
     label_smoothing: float = 0.0
-    class_weight_power: float = 0.3
+    class_weight_power: float = 0.5
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "batch_rows"):
+            if getattr(self, name) < 1:
+                raise ConfigError(name, expected="at least 1", found=str(getattr(self, name)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,36 +96,8 @@ def fit_head(
         num_labels: C.
         options: How.
     """
-    states, labels = train
-    mean, deviation = states.mean(0), states.std(0)
-    deviation = deviation.clamp_min(0.1 * deviation.mean().item())  # a constant state would fold to huge weights
-    standard = (states - mean) / deviation
-    random = torch.Generator().manual_seed(options.seed)
-    net = _fresh(states.shape[1], num_labels, random)
-    steps = options.epochs * math.ceil(len(labels) / options.batch_rows)
-    optimizer = torch.optim.AdamW(net.values(), lr=options.max_lr, weight_decay=options.weight_decay)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, options.max_lr, total_steps=steps, pct_start=0.1)
-    weights = torch.bincount(labels, minlength=num_labels).clamp_min(1).float() ** -options.class_weight_power
-    best: FittedHead | None = None
-    for epoch in range(1, options.epochs + 1):
-        for rows in torch.split(torch.randperm(len(labels), generator=random), options.batch_rows):
-            loss = F.cross_entropy(
-                _training_logits(net, standard[rows], options=options, random=random),
-                labels[rows],
-                weight=weights / weights.mean(),
-                label_smoothing=options.label_smoothing,
-            )
-            optimizer.zero_grad()
-            torch.autograd.backward(loss)
-            optimizer.step()
-            schedule.step()
-        tensors = _fold(net, mean, deviation)
-        found = score(apply_head(tensors, dev[0]), dev[1])
-        if best is None or found.accuracy > best.dev.accuracy:
-            best = FittedHead(tensors, epoch, found)
-    if best is None:
-        raise ValueError(f"epochs: expected at least 1, found {options.epochs}")
-    return best
+    # Of equally good epochs max keeps the first.
+    return max(_epochs(train, dev, num_labels=num_labels, options=options), key=lambda head: head.dev.accuracy)
 
 
 def apply_head(tensors: Mapping[str, Tensor], states: Tensor) -> Tensor:
@@ -137,6 +119,35 @@ def score(logits: Tensor, labels: Tensor) -> Scores:
         majority_share=rows.max().item() / len(labels),
         rows=len(labels),
     )
+
+
+def _epochs(
+    train: tuple[Tensor, Tensor], dev: tuple[Tensor, Tensor], *, num_labels: int, options: FitOptions
+) -> Iterator[FittedHead]:
+    states, labels = train
+    mean, deviation = states.mean(0), states.std(0)
+    deviation = deviation.clamp_min(0.1 * deviation.mean().item())  # a constant state would fold to huge weights
+    standard = (states - mean) / deviation
+    random = torch.Generator().manual_seed(options.seed)
+    net = _fresh(states.shape[1], num_labels, random)
+    steps = options.epochs * math.ceil(len(labels) / options.batch_rows)
+    optimizer = torch.optim.AdamW(net.values(), lr=options.max_lr, weight_decay=options.weight_decay)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, options.max_lr, total_steps=steps, pct_start=0.1)
+    weights = torch.bincount(labels, minlength=num_labels).clamp_min(1).float() ** -options.class_weight_power
+    for epoch in range(1, options.epochs + 1):
+        for rows in torch.split(torch.randperm(len(labels), generator=random), options.batch_rows):
+            loss = F.cross_entropy(
+                _training_logits(net, standard[rows], options=options, random=random),
+                labels[rows],
+                weight=weights / weights.mean(),
+                label_smoothing=options.label_smoothing,
+            )
+            optimizer.zero_grad()
+            torch.autograd.backward(loss)
+            optimizer.step()
+            schedule.step()
+        tensors = _fold(net, mean, deviation)
+        yield FittedHead(tensors, epoch, score(apply_head(tensors, dev[0]), dev[1]))
 
 
 def _fresh(dim: int, num_labels: int, random: torch.Generator) -> dict[str, nn.Parameter]:

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import torch
 
@@ -35,21 +36,32 @@ INFO_FILE = "head.json"
 logger = logging.getLogger(__name__)
 
 
-def read_labelled(path: Path, *, text: str, label: str) -> tuple[list[str], list[str]]:
+def read_labelled(path: Path, *, text: str, label: str, leave_out: Sequence[str] = ()) -> tuple[list[str], list[str]]:
     """Read the texts and labels of a Parquet file.
 
+    Args:
+        path: The file.
+        text: Column of the texts.
+        label: Column of the labels.
+        leave_out: Labels whose rows are dropped.
+
     Raises:
-        DataError: The file cannot be read, lacks a column, or has nulls in one.
+        DataError: The file cannot be read, lacks a column, has nulls in one, or has no rows.
     """
     try:
-        table = pq.read_table(path, columns=[text, label])
+        names = pq.read_schema(path).names
+        missing = [name for name in (text, label) if name not in names]
+        if missing:
+            raise DataError(f"{path}: no column {missing[0]!r}", found=", ".join(names))
+        table = pq.read_table(path, columns=[text, label], partitioning=None)
     except (OSError, pa.ArrowInvalid) as exc:
         raise DataError(f"{path}: cannot be read as Parquet", found=str(exc)) from exc
     for name in (text, label):
-        if name not in table.column_names:
-            raise DataError(f"{path}: no column {name!r}", found=", ".join(pq.read_schema(path).names))
         if table[name].null_count:
             raise DataError(f"{path}: column {name!r}", expected="no nulls", found=f"{table[name].null_count} nulls")
+    table = table.filter(pc.invert(pc.is_in(table[label], pa.array(leave_out, table[label].type))))
+    if not table.num_rows:
+        raise DataError(f"{path}: no rows to read")
     return table[text].to_pylist(), table[label].to_pylist()
 
 
@@ -92,9 +104,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     arguments = sys.argv[1:] if argv is None else list(argv)
     parser = _parser()
     args = parser.parse_args(arguments)
-    options = FitOptions(**{name: getattr(args, name) for name in asdict(FitOptions())})
     try:
-        tables = [read_labelled(path, text=args.text, label=args.label) for path in (args.train, args.dev)]
+        options = FitOptions(**{name: getattr(args, name) for name in asdict(FitOptions())})
+        tables = [
+            read_labelled(path, text=args.text, label=args.label, leave_out=args.leave_out)
+            for path in (args.train, args.dev)
+        ]
         head, labels = train_head(args.encoder, tables[0], dev=tables[1], options=options)
         args.out.mkdir(parents=True, exist_ok=True)
         save_tensors(args.out / TENSORS_FILE, head.tensors)
@@ -123,6 +138,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--dev", type=Path, required=True, help="Parquet file of the rows that choose the epoch")
     parser.add_argument("--text", default="text", help="column of the texts")
     parser.add_argument("--label", default="label", help="column of the labels")
+    parser.add_argument("--leave-out", action="append", default=[], help="a label whose rows are dropped; repeatable")
     parser.add_argument("--out", type=Path, required=True, help="folder to write into")
     for name, default in asdict(FitOptions()).items():
         parser.add_argument(f"--{name.replace('_', '-')}", type=type(default), default=default)

@@ -325,6 +325,7 @@ def test_overrides_are_typed_as_yaml(write, override, value):
         ("sink.path=1", "-s sink.path: expected a string, found the number 1 (put it in quotes)"),
         ("sink.path.x=1", "-s sink.path.x: 'sink.path' is a single value and has no 'x'"),
         ("sink.fromat=x", "-s sink.fromat: unknown key (expected one of type, path,"),
+        ("sinc.path=x", "-s sinc.path: sinc: unknown key (did you mean 'sink'?)"),
         ("annotate.1.top_k=1", "-s annotate.1.top_k: no entry '1' in 'annotate'; expected an index from 0 to 0"),
         ("annotate.x=1", "-s annotate.x: no entry 'x' in 'annotate'; expected an index from 0 to 0"),
         ("annotate=[{name: a, task: text-classification, model: m, top_k: 0}]",

@@ -1,4 +1,4 @@
-"""Tiny checkpoints, sources and worker specs for the tests of the engine, and an independent reader of what came out."""
+"""Tiny checkpoints, sources and worker specs for the tests of the engine, and an independent reader of the output."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 WORDS = tuple(f"{a}{b}" for a in ("ba", "ke", "li", "mo", "nu", "ra", "se", "ti") for b in ("da", "go", "pi", "zu"))
 LABELS = ("red", "green", "blue")
 MAX_POSITIONS = 32
+GLOB = "**/*.parquet"
 
 
 def write_checkpoint(folder: Path, *, seed: int = 0, labels: Sequence[str] = LABELS) -> Path:
@@ -65,7 +66,9 @@ def write_source(
 
 def list_texts(source: Path, *, columns: Sequence[str] = ("id",)) -> Listing:
     """The source as the planner sees it."""
-    return list_fragments(source, text_column="text", columns=columns, partitioning="hive", on_bad_file="fail")
+    return list_fragments(
+        source, text_column="text", columns=columns, partitioning="hive", glob=GLOB, on_bad_file="fail"
+    )
 
 
 def worker_spec(listing: Listing, *, source: Path, sink: Path, model: Path, **changes: Any) -> WorkerSpec:
@@ -127,3 +130,9 @@ def assert_exact(sink: Path, source: Path) -> None:
         sink / "data" / "**" / "*.parquet",
     )
     assert places == [(len(expected), len(expected))]
+
+
+def string_array(values: Sequence[bytes | None]) -> pa.Array:
+    """A string column that holds these bytes, valid UTF-8 or not, as a foreign writer may leave it in a file."""
+    array = pa.array(values, pa.binary())
+    return pa.Array.from_buffers(pa.string(), len(array), array.buffers())

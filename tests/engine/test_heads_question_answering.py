@@ -255,7 +255,7 @@ def test_a_trained_model_finds_its_answer_in_whichever_window_it_stands(trained_
     assert (annotated.num_windows > 1).all()
     found = [answers[0] for answers in annotated.columns[0].to_pylist()]
     right = [answer["answer"] == item.answer for answer, (item, _) in zip(found, cases, strict=True)]
-    assert sum(right) >= 0.8 * len(cases)
+    assert sum(right) >= 0.75 * len(cases)
     for answer, (_, context) in zip(found, cases, strict=True):
         assert context[answer["start"] : answer["end"]] == answer["answer"]
 

@@ -226,13 +226,14 @@ def test_rows_of_words_have_their_status(ner):
 
 
 def test_strategies_of_one_model_share_one_forward(ner):
-    heads = Heads([head(ner, strategy, name=strategy) for strategy in STRATEGIES], device=CPU, max_doc_bytes=1 << 20)
+    strategies = ("none", "average")
+    heads = Heads([head(ner, strategy, name=strategy) for strategy in strategies], device=CPU, max_doc_bytes=1 << 20)
     texts = [sentence.text for sentence in unseen_sentences(5)]
     buffer = heads.tokenize({"text": pa.array(texts)})
     outputs = heads.predict(buffer)
-    assert [bool(output.tokens_computed) for output in outputs] == [True, False, False, False, False]
+    assert [bool(output.tokens_computed) for output in outputs] == [True, False]
     together = heads.decode(buffer, outputs).columns
-    for strategy, column in zip(STRATEGIES, together, strict=True):
+    for strategy, column in zip(strategies, together, strict=True):
         assert column.equals(annotate(texts, head(ner, strategy)).columns[0])
 
 

@@ -7,6 +7,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from command_lines import parse_command_line
 
 from distilbatch.config import load_config
 
@@ -34,10 +35,10 @@ def test_its_clock_is_the_one_of_the_config():
     assert SETTINGS["TZ"] == SETTINGS["CRON_TZ"] == config.job.timezone
 
 
-def test_the_command_is_one_the_program_knows(check_command_line):
+def test_the_command_is_one_the_program_knows():
     match = re.search(r"(distilbatch run .*?) >>", ENTRIES[0])
     assert match is not None
-    check_command_line(match[1])
+    parse_command_line(match[1])
 
 
 def command_in(folder: Path) -> str:
@@ -70,8 +71,11 @@ def test_a_failed_night_mails_its_exit_code(tmp_path, exit_code):
 
 
 def test_two_nights_never_overlap_and_the_second_says_try_later(tmp_path):
-    holder = subprocess.Popen(["flock", tmp_path / ".nightly.lock", "sh", "-c", "echo held; cat"],
-                              stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    holder = subprocess.Popen(
+        ["flock", tmp_path / ".nightly.lock", "sh", "-c", "echo held; cat"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    )
     try:
         assert holder.stdout.readline() == b"held\n"
         assert "exit code 75," in run_entry(tmp_path, exit_code=0)

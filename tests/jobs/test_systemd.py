@@ -8,6 +8,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from command_lines import parse_command_line
 
 from distilbatch import errors
 from distilbatch.config import load_config
@@ -91,7 +92,7 @@ def test_the_timer_goes_by_the_clock_of_the_config_and_catches_up():
     assert timer["Persistent"] == "true"
 
 
-def test_the_command_is_one_the_program_knows(check_command_line):
+def test_the_command_is_one_the_program_knows():
     command = read_unit(SERVICE)["ExecStart"]
     assert "/etc/distilbatch/%i.yaml" in command
-    check_command_line(command.replace("/opt/distilbatch/bin/", "").replace("%i", "nightly"))
+    parse_command_line(command.replace("/opt/distilbatch/bin/", "").replace("%i", "nightly"))

@@ -127,6 +127,18 @@ def test_ties_go_the_way_of_the_reference(tokenizer, references, strategy):
         assert_same(ours, references[BIO].decode(text, logits[start:stop], strategy=strategy, ignore=()))
 
 
+def test_words_are_joined_and_cleaned_one_by_one_as_in_the_reference(tokenizer, references):
+    # Tokens shorter than their text (accents are stripped) count as parts of a word, here with a quote among them.
+    text = "don '\u0301 t\u0301 go"
+    logits = np.zeros((6, len(BIO)), dtype=np.float32)
+    logits[1:-1, 2] = 5
+    for strategy, word in {"simple": "don ' t go", "first": "don't go"}.items():
+        task = make_task(tokenizer, strategy=strategy)
+        (found,) = answer(task, ask(task, tokenizer, [text]), logits).column.to_pylist()
+        assert [entity["word"] for entity in found] == [word]
+        assert_same(found, references[BIO].decode(text, logits, strategy=strategy, ignore=()))
+
+
 def test_the_random_texts_hold_what_they_are_meant_to(tokenizer):
     asked = ask(make_task(tokenizer), tokenizer, random_texts(60, seed=0))
     ids = asked.tokens.input_ids

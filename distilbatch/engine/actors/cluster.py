@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
+import socket
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,6 +18,7 @@ from distilbatch.config import Engine
 from distilbatch.errors import SetupError
 
 LOOPBACK = "127.0.0.1"
+_CONNECT_S = 10.0
 _OBJECT_STORE_BYTES = 128 << 20  # only descriptors and small results pass through it
 _UNSAFE_VARIABLE = "RAY_DATA_AUTOLOAD_CLOUDPICKLE_TENSOR_METADATA"
 _MAX_SMALL_CLUSTER_CPUS = 8
@@ -56,10 +60,12 @@ def connected(engine: Engine) -> Iterator[None]:
         return
     address = engine.address or os.environ.get("RAY_ADDRESS")
     try:
-        if address:
-            ray.init(address=address, log_to_driver=False, logging_level=logging.WARNING)
-        else:
-            _start_local()
+        with _own_sigterm_handler():
+            if address:
+                _refuse_silence(address)
+                ray.init(address=address, log_to_driver=False, logging_level=logging.WARNING)
+            else:
+                _start_local()
     except (ConnectionError, ValueError, RuntimeError, OSError) as error:
         raise SetupError(
             f"Ray cluster {address or 'on this machine'}",
@@ -71,6 +77,17 @@ def connected(engine: Engine) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+def _refuse_silence(address: str) -> None:
+    """Knock at ``host:port`` first: Ray itself waits for many minutes for a cluster that is not there.
+
+    Raises:
+        OSError: Nobody answers.
+    """
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if host and port.isdecimal():
+        socket.create_connection((host.strip("[]"), int(port)), timeout=_CONNECT_S).close()
 
 
 def plan_slots(engine: Engine, *, num_shards: int) -> Slots:
@@ -124,6 +141,18 @@ def _start_local() -> None:
             log_to_driver=False,
             logging_level=logging.ERROR,
         )
+
+
+@contextmanager
+def _own_sigterm_handler() -> Iterator[None]:
+    """Put the program's handler of SIGTERM back, which ``ray.init`` replaces by one that exits."""
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        yield
+    finally:
+        # Where the program had none, Ray's is better than to die without ending the cluster.
+        if callable(before) and threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, before)
 
 
 @contextmanager

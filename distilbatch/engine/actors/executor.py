@@ -6,69 +6,32 @@ replayed for ever. Nothing but shard descriptors and small results passes throug
 
 from __future__ import annotations
 
-import os
 import threading
 import time
 from collections import Counter, deque
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Any
 
 import ray
-from ray.exceptions import RayActorError, RayTaskError
+from ray.exceptions import RayError, RayTaskError
 from typing_extensions import override
 
 from distilbatch.config import Engine
 from distilbatch.engine.actors.cluster import Slots, connected, plan_slots
-from distilbatch.engine.attempt import read_trace
-from distilbatch.engine.crashes import find_crashing_rows, without_rows
+from distilbatch.engine.actors.search import CrashSearch
+from distilbatch.engine.actors.shard_actor import ActorSlot, first_line, original_error, start_actor
+from distilbatch.engine.attempt import STAGES, take_trace
 from distilbatch.engine.executor import Executor
 from distilbatch.engine.spec import Outcome, PoolEvent, ShardFailure, ShardTask, WorkerSpec
-from distilbatch.engine.worker import Worker
-from distilbatch.errors import DistilbatchError, ResourceError
-from distilbatch.records import Fragment, ShardResult
+from distilbatch.errors import ResourceError
+from distilbatch.records import ShardResult
 
 _POLL_S = 0.5
+_MAX_DEATHS_AT_START = 4  # while no worker has ever been ready
 _DEATHS_BEFORE_SEARCH = 2
 _MAX_DEATHS_OF_A_SHARD = 6
-
-
-class ShardActor:
-    """A worker in a process of its own; the methods run in a few threads of it."""
-
-    def __init__(self) -> None:
-        self._worker: Worker | None = None
-
-    def start(self, spec: WorkerSpec) -> dict[str, Any]:
-        """Load the models. Apart from the constructor, because Ray hides what a constructor raises."""
-        # Read by the tokenizer's thread pool when it is first used.
-        os.environ["RAYON_NUM_THREADS"] = str(spec.device.threads)
-        self._worker = Worker(spec)
-        context = ray.get_runtime_context()
-        return {"pid": os.getpid(), "node": context.get_node_id(), "gpus": context.get_accelerator_ids()["GPU"]}
-
-    def process(self, task: ShardTask) -> ShardResult:
-        """Label a shard; see :meth:`distilbatch.engine.worker.Worker.process`."""
-        return self._loaded().process(task)
-
-    def probe(self, fragment: Fragment, rows: tuple[int, ...]) -> None:
-        """Compute rows for nothing; see :meth:`distilbatch.engine.worker.Worker.probe`."""
-        self._loaded().probe(fragment, rows)
-
-    def _loaded(self) -> Worker:
-        if self._worker is None:
-            raise ResourceError("an actor was used before it was started")
-        return self._worker
-
-
-@dataclass
-class _Slot:
-    """An actor and what it has been asked."""
-
-    actor: Any
-    start: Any
-    ready: bool = False
-    tasks: dict[Any, ShardTask] = field(default_factory=dict)
+_MAX_CRASHING_ROWS = 100
 
 
 class RayExecutor(Executor):
@@ -87,15 +50,15 @@ class RayExecutor(Executor):
     def run(self, tasks: Sequence[ShardTask], *, stop: threading.Event) -> Iterator[Outcome]:
         with connected(self._engine):
             slots = plan_slots(self._engine, num_shards=len(tasks))
-            pool = _Pool(self._spec, self._engine, slots)
+            pool = _Pool(self._spec, self._engine, slots, stop)
             try:
-                yield from pool.run(tasks, stop)
+                yield from pool.run(tasks)
             finally:
                 pool.kill()
 
 
 class _Pool:
-    def __init__(self, spec: WorkerSpec, engine: Engine, slots: Slots) -> None:
+    def __init__(self, spec: WorkerSpec, engine: Engine, slots: Slots, stop: threading.Event) -> None:
         device = replace(spec.device, threads=slots.threads)
         if not slots.gpus:
             # Ray leaves every GPU of the machine visible to actors that reserved none.
@@ -103,17 +66,20 @@ class _Pool:
         self._spec = replace(spec, device=device)
         self._engine = engine
         self._plan = slots
-        self._slots: list[_Slot] = []
+        self._stop = stop
+        self._slots: list[ActorSlot] = []
         self._waiting: deque[ShardTask] = deque()
+        self._ever_ready = False
         self._deaths = 0
         self._blame: Counter[int] = Counter()
+        self._num_crashing_rows = 0
 
-    def run(self, tasks: Sequence[ShardTask], stop: threading.Event) -> Iterator[Outcome]:
+    def run(self, tasks: Sequence[ShardTask]) -> Iterator[Outcome]:
         self._waiting.extend(tasks)
         self._slots = [self._new_slot() for _ in range(self._plan.actors)]
         give_up_at: float | None = None
         while self._waiting or any(slot.tasks for slot in self._slots):
-            if stop.is_set():
+            if self._stop.is_set():
                 now = time.monotonic()
                 give_up_at = now + self._engine.shutdown_grace_s if give_up_at is None else give_up_at
                 if now >= give_up_at or not any(slot.tasks for slot in self._slots):
@@ -137,56 +103,68 @@ class _Pool:
                 slot.tasks[slot.actor.process.remote(task)] = task
 
     def _collect(self, ref: Any) -> Iterator[Outcome]:  # noqa: ANN401 - Ray's reference type is private
-        slot = next((slot for slot in self._slots if ref == slot.start or ref in slot.tasks), None)
-        if slot is None:  # it belonged to an actor that died in this very round
-            return
+        slot = next(slot for slot in self._slots if ref == slot.start or ref in slot.tasks)
         try:
             result = ray.get(ref)
-        except RayActorError as error:
-            yield from self._bury(slot, error)
-            return
         except RayTaskError as error:
             if ref == slot.start:
-                raise _ours(error) from error
-            yield ShardFailure(slot.tasks.pop(ref).shard.index, _ours(error))
+                raise original_error(error) from error
+            yield ShardFailure(slot.tasks.pop(ref).shard.index, original_error(error))
+            return
+        except RayError as error:  # the actor's process, its node or the way to it is gone
+            yield from self._bury(slot, error)
             return
         if ref == slot.start:
-            slot.ready = True
+            self._ever_ready = True
+            slot.node = result["node"]
             gpus = f", GPU {', '.join(map(str, result['gpus']))}" if result["gpus"] else ""
             yield PoolEvent("started", f"worker {result['pid']}{gpus}")
         else:
             del slot.tasks[ref]
             yield result
 
-    def _bury(self, slot: _Slot, error: RayActorError) -> Iterator[Outcome]:
+    def _bury(self, slot: ActorSlot, error: RayError) -> Iterator[Outcome]:
         self._slots.remove(slot)
         ray.kill(slot.actor)  # it may only have been out of reach
         self._deaths += 1
-        yield PoolEvent("died", f"a worker died ({self._deaths} so far): {_first_line(error)}")
-        if self._deaths > self._engine.max_worker_deaths:
-            raise ResourceError(
-                "workers keep dying",
-                expected=f"at most {self._engine.max_worker_deaths} deaths (engine.max_worker_deaths)",
-                found=f"{self._deaths}; the last: {_first_line(error)}",
-                remedy="look for the cause in Ray's logs, then run the same command again",
-            )
-        for task in slot.tasks.values():
-            yield from self._requeue(task)
+        yield PoolEvent("died", f"a worker died ({self._deaths} so far): {first_line(error)}")
+        self._refuse_more_deaths(error)
+        blame = _node_lives(slot.node)
+        for ref, task in slot.tasks.items():
+            result = _finished(ref)
+            if result is not None:
+                yield result
+            else:
+                yield from self._requeue(task, blame=blame)
         self._slots.append(self._new_slot())
 
-    def _requeue(self, task: ShardTask) -> Iterator[Outcome]:
-        index = task.shard.index
-        suspects = read_trace(self._spec.layout.trace(index))
-        self._blame[index] += 1 if suspects else 0
-        if self._blame[index] >= _DEATHS_BEFORE_SEARCH:
-            guilty = find_crashing_rows(
-                without_rows(suspects, task.crashing_rows), survives=lambda rows: self._survives(task.fragment, rows)
+    def _refuse_more_deaths(self, error: RayError) -> None:
+        limit = self._engine.max_worker_deaths
+        if self._deaths > limit:
+            raise ResourceError(
+                "workers keep dying",
+                expected=f"at most {limit} deaths (engine.max_worker_deaths)",
+                found=f"{self._deaths}; the last: {first_line(error)}",
+                remedy="look for the cause in Ray's logs, then run the same command again",
             )
+        if not self._ever_ready and self._deaths >= _MAX_DEATHS_AT_START:
+            raise ResourceError(
+                "workers die while they load the model",
+                found=f"{self._deaths} deaths; the last: {first_line(error)}",
+                remedy="look for the cause in Ray's logs, then run the same command again",
+            )
+
+    def _requeue(self, task: ShardTask, *, blame: bool) -> Iterator[Outcome]:
+        index = task.shard.index
+        suspects = {stage: take_trace(self._spec.layout.trace(index), stage) for stage in STAGES}
+        self._blame[index] += blame and any(suspects.values())
+        if self._blame[index] and self._blame[index] % _DEATHS_BEFORE_SEARCH == 0:
+            guilty = CrashSearch(self._new_slot, trace=self._spec.layout.trace, stop=self._stop).search(task, suspects)
             if guilty:
                 task = replace(task, crashing_rows=tuple(sorted({*task.crashing_rows, *guilty})))
                 message = f"rows {list(guilty)} of {task.fragment.path} kill workers; they become error rows"
                 yield PoolEvent("crashing_rows", message, shard=index, rows=guilty)
-                self._blame[index] = 0
+                self._forgive(index, guilty)
         if self._blame[index] >= _MAX_DEATHS_OF_A_SHARD:
             yield ShardFailure(
                 index,
@@ -199,40 +177,31 @@ class _Pool:
             return
         self._waiting.appendleft(task)
 
-    def _survives(self, fragment: Fragment, rows: tuple[int, ...]) -> bool:
-        """Compute rows in a worker that is there for nothing else; a search does not count as deaths of the pool."""
-        slot = self._new_slot()
-        try:
-            ray.get(slot.start)
-            ray.get(slot.actor.probe.remote(fragment, rows))
-        except RayActorError:
-            return False
-        except RayTaskError:
-            return True  # an error it can report is no crash
-        finally:
-            ray.kill(slot.actor)
-        return True
+    def _forgive(self, index: int, guilty: Sequence[int]) -> None:
+        """Deaths that are explained by rows are none of the budget's; too many such rows are."""
+        self._deaths = max(0, self._deaths - self._blame.pop(index))
+        self._num_crashing_rows += len(guilty)
+        if self._num_crashing_rows > _MAX_CRASHING_ROWS:
+            raise ResourceError(
+                "too many rows kill their worker",
+                expected=f"at most {_MAX_CRASHING_ROWS} in a run",
+                found=str(self._num_crashing_rows),
+                remedy="look for the cause in the model or the hooks, then run the same command again",
+            )
 
-    def _new_slot(self) -> _Slot:
-        options = {
-            "num_cpus": self._plan.cpus,
-            "num_gpus": self._plan.gpus,
-            "max_restarts": 0,
-            "max_task_retries": 0,
-            "max_concurrency": self._engine.in_flight_per_actor,
-            "scheduling_strategy": "SPREAD",
-        }
-        remote_class: Any = ray.remote(ShardActor)
-        actor = remote_class.options(**options).remote()
-        return _Slot(actor, actor.start.remote(self._spec))
+    def _new_slot(self) -> ActorSlot:
+        return start_actor(self._spec, self._engine, self._plan)
 
 
-def _ours(error: RayTaskError) -> DistilbatchError:
-    cause = error.cause
-    if isinstance(cause, DistilbatchError):
-        return cause
-    return DistilbatchError(f"a worker failed: {type(cause).__name__}: {cause}", remedy="this is a bug; report it")
+def _finished(ref: Any) -> ShardResult | None:  # noqa: ANN401 - Ray's reference type is private
+    """The result of a call that an actor answered before it died."""
+    try:
+        result: ShardResult = ray.get(ref, timeout=0)
+    except RayError:
+        return None
+    return result
 
 
-def _first_line(error: BaseException) -> str:
-    return str(error).strip().partition("\n")[0]
+def _node_lives(node: str) -> bool:
+    """Whether a node is up; losing one with all its actors is not the fault of any row."""
+    return not node or any(item["NodeID"] == node and item["Alive"] for item in ray.nodes())  # type: ignore[no-untyped-call]

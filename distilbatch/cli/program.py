@@ -1,4 +1,4 @@
-"""Puts the verbs together."""
+"""Puts the verbs together into the program."""
 
 from __future__ import annotations
 
@@ -9,7 +9,13 @@ from typing import Annotated
 import typer
 
 from distilbatch import __version__
-from distilbatch.cli import checkpoints, configs, demo, doctor, runs, sinks
+from distilbatch.cli.bench import bench
+from distilbatch.cli.checkpoints import convert
+from distilbatch.cli.configs import app as config
+from distilbatch.cli.demo import demo
+from distilbatch.cli.doctor import doctor
+from distilbatch.cli.runs import plan, run
+from distilbatch.cli.sinks import status, verify
 
 app = typer.Typer(
     name="distilbatch",
@@ -27,21 +33,16 @@ def _print_version(value: bool) -> None:
 
 @app.callback()
 def program(
-    version: Annotated[  # noqa: ARG001 - its callback has done the work
+    version: Annotated[
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
     ] = False,
 ) -> None:
     """Annotate tables of documents with DistilBERT, exactly once, on a laptop or a Ray cluster."""
 
 
-app.command()(runs.run)
-app.command()(runs.plan)
-app.command()(sinks.status)
-app.command()(sinks.verify)
-app.command()(checkpoints.convert)
-app.command()(demo.demo)
-app.command()(doctor.doctor)
-app.add_typer(configs.app, name="config")
+for verb in (run, plan, status, verify, bench, convert, demo, doctor):
+    app.command()(verb)
+app.add_typer(config, name="config")
 
 
 def main() -> None:

@@ -1,0 +1,97 @@
+"""A worker in a process of its own, and how the driver's side starts one and reads what it answers."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field
+from typing import Any
+
+import ray
+from ray.exceptions import RayTaskError
+
+from distilbatch.config import Engine
+from distilbatch.engine.actors.cluster import Slots
+from distilbatch.engine.failures import as_ours
+from distilbatch.engine.spec import ShardTask, WorkerSpec
+from distilbatch.engine.worker import Worker
+from distilbatch.errors import DistilbatchError, ResourceError
+from distilbatch.records import ShardResult
+
+
+class ShardActor:
+    """A worker in a process of its own; the methods run in a few threads of it."""
+
+    def __init__(self) -> None:
+        self._worker: Worker | None = None
+
+    def start(self, spec: WorkerSpec) -> dict[str, Any]:
+        """Load the models. Apart from the constructor, because Ray hides what a constructor raises."""
+        # Read by the tokenizer's thread pool when it is first used.
+        os.environ["RAYON_NUM_THREADS"] = str(spec.device.threads)
+        self._worker = Worker(spec)
+        context = ray.get_runtime_context()
+        return {"pid": os.getpid(), "node": context.get_node_id(), "gpus": context.get_accelerator_ids()["GPU"]}
+
+    def process(self, task: ShardTask) -> ShardResult:
+        """Label a shard; see :meth:`distilbatch.engine.worker.Worker.process`."""
+        return self._loaded().process(task)
+
+    def canary(self) -> None:
+        """Compute a known text; see :meth:`distilbatch.engine.worker.Worker.canary`."""
+        self._loaded().canary()
+
+    def probe(self, task: ShardTask, rows: tuple[int, ...], stage: str) -> None:
+        """Compute rows for nothing; see :meth:`distilbatch.engine.worker.Worker.probe`."""
+        self._loaded().probe(task, rows, stage=stage)
+
+    def _loaded(self) -> Worker:
+        if self._worker is None:
+            raise ResourceError("an actor was used before it was started")
+        return self._worker
+
+
+@dataclass
+class ActorSlot:
+    """An actor and what it has been asked.
+
+    Args:
+        actor: The handle.
+        start: The call that loads its models.
+        node: The node it runs on; empty until it is ready.
+        tasks: Shards under way, by call.
+    """
+
+    actor: Any
+    start: Any
+    node: str = ""
+    tasks: dict[Any, ShardTask] = field(default_factory=dict)
+
+    @property
+    def ready(self) -> bool:
+        """Whether the models are loaded."""
+        return bool(self.node)
+
+
+def start_actor(spec: WorkerSpec, engine: Engine, slots: Slots) -> ActorSlot:
+    """Ask the connected cluster for an actor, which starts in its own time."""
+    options = {
+        "num_cpus": slots.cpus,
+        "num_gpus": slots.gpus,
+        "max_restarts": 0,
+        "max_task_retries": 0,
+        "max_concurrency": engine.in_flight_per_actor,
+        "scheduling_strategy": "SPREAD",
+    }
+    remote_class: Any = ray.remote(ShardActor)
+    actor = remote_class.options(**options).remote()
+    return ActorSlot(actor, actor.start.remote(spec))
+
+
+def original_error(error: RayTaskError) -> DistilbatchError:
+    """What a worker raised."""
+    return as_ours(error.cause)
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of a message."""
+    return str(error).strip().partition("\n")[0]

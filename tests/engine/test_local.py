@@ -1,0 +1,137 @@
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+from engine_samples import assert_exact, config_of, list_texts, random_texts, worker_spec, write_source
+
+import distilbatch
+from distilbatch.engine.driver import Progress
+from distilbatch.engine.local import LocalExecutor
+from distilbatch.engine.spec import ShardFailure, ShardTask
+from distilbatch.errors import CheckpointError, DataError, InterruptedRunError
+from distilbatch.records import Shard, ShardResult
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    return write_source(tmp_path / "in", random_texts(200), group_rows=20)
+
+
+def tasks(listing, size: int = 20) -> list[ShardTask]:
+    fragment = listing.fragments[0]
+    starts = range(0, fragment.num_rows, size)
+    return [
+        ShardTask(Shard(index, f"{index:064d}", 0, start, start + size), fragment) for index, start in enumerate(starts)
+    ]
+
+
+@pytest.fixture
+def executor(source, tmp_path, checkpoint):
+    listing = list_texts(source)
+    spec = worker_spec(listing, source=source, sink=tmp_path / "out", model=checkpoint)
+    return LocalExecutor(spec), tasks(listing)
+
+
+def shard_threads() -> list[str]:
+    return [thread.name for thread in threading.enumerate() if thread.name.startswith(("shard", "stage"))]
+
+
+def test_every_shard_gets_a_result(executor):
+    local, todo = executor
+    outcomes = list(local.run(todo, stop=threading.Event()))
+    assert sorted(outcome.index for outcome in outcomes) == list(range(10))
+    assert all(isinstance(outcome, ShardResult) and outcome.num_rows == 20 for outcome in outcomes)
+    assert shard_threads() == []
+
+
+def test_a_shard_that_fails_does_not_hold_up_the_others(source, tmp_path, checkpoint):
+    path = source / "part-0.parquet"
+    chunk = pq.read_metadata(path).row_group(3).column(1)
+    start = chunk.dictionary_page_offset or chunk.data_page_offset
+    with path.open("r+b") as file:
+        file.seek(start)
+        file.write(b"\xff" * chunk.total_compressed_size)
+    listing = list_texts(source)
+    local = LocalExecutor(worker_spec(listing, source=source, sink=tmp_path / "out", model=checkpoint))
+    outcomes = {outcome.index: outcome for outcome in local.run(tasks(listing), stop=threading.Event())}
+    failed = [index for index, outcome in outcomes.items() if isinstance(outcome, ShardFailure)]
+    assert failed == [3]
+    assert isinstance(outcomes[3].error, DataError)
+    assert len(outcomes) == 10
+
+
+def test_a_bug_is_a_failure_of_its_shard(executor, monkeypatch):
+    local, todo = executor
+
+    def broken(*args, **kwargs):
+        raise ZeroDivisionError("a bug")
+
+    monkeypatch.setattr("distilbatch.engine.heads.Heads.decode", broken)
+    outcomes = list(local.run(todo, stop=threading.Event()))
+    assert len(outcomes) == 10
+    for outcome in outcomes:
+        assert isinstance(outcome, ShardFailure)
+        assert str(outcome.error) == "a worker failed: ZeroDivisionError: a bug; this is a bug; report it"
+    assert shard_threads() == []
+
+
+def test_after_stop_nothing_new_starts(executor):
+    local, todo = executor
+    stop = threading.Event()
+    outcomes = local.run(todo, stop=stop)
+    first = next(outcomes)
+    stop.set()
+    rest = list(outcomes)
+    assert isinstance(first, ShardResult)
+    assert len(rest) <= 3
+    assert all(isinstance(o, ShardResult) or isinstance(o.error, InterruptedRunError) for o in rest)
+    assert shard_threads() == []
+
+
+def test_a_driver_that_stops_listening_leaves_no_thread(executor):
+    local, todo = executor
+    stop = threading.Event()
+    outcomes = local.run(todo, stop=stop)
+    next(outcomes)
+    outcomes.close()
+    assert stop.is_set()
+    assert shard_threads() == []
+
+
+def test_no_shards_need_no_work(executor):
+    local, _ = executor
+    assert list(local.run([], stop=threading.Event())) == []
+
+
+def test_a_run_can_be_stopped_and_resumed(source, tmp_path, checkpoint):
+    sink, stop = tmp_path / "out", threading.Event()
+
+    class StopAfterTwo(Progress):
+        committed = 0
+
+        def shard_committed(self, result):
+            self.committed += 1
+            if self.committed == 2:
+                stop.set()
+
+    config = config_of(source, sink, checkpoint, shard_rows=20)
+    progress = StopAfterTwo()
+    with pytest.raises(InterruptedRunError, match=r"was stopped; found \d of 10 shards left; run the same command"):
+        distilbatch.run(config, stop=stop, progress=progress)
+    assert not (sink / "data").exists()
+    report = distilbatch.run(config)
+    assert report.rows_this_attempt == 200 - 20 * progress.committed
+    assert_exact(sink, source)
+
+
+def test_weights_that_cannot_be_loaded_end_the_run_with_their_own_error(source, tmp_path, checkpoint):
+    model = tmp_path / "model"
+    model.mkdir()
+    for name in ("config.json", "vocab.txt"):
+        (model / name).write_bytes((checkpoint / name).read_bytes())
+    (model / "model.safetensors").write_bytes((checkpoint / "model.safetensors").read_bytes()[:2000])
+    with pytest.raises(CheckpointError, match=r"model\.safetensors"):
+        distilbatch.run(config_of(source, tmp_path / "out", model))

@@ -1,0 +1,294 @@
+"""The Ray engine on one local cluster; what needs another cluster, or a driver to kill, is in test_ray_clusters.py."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
+
+import psutil
+import pytest
+import ray
+from engine_samples import assert_exact, config_of, labelled, random_texts, write_source
+
+import distilbatch
+from distilbatch.config import Engine
+from distilbatch.engine.actors.cluster import Slots, connected, plan_slots
+from distilbatch.engine.driver import Progress
+from distilbatch.engine.spec import PoolEvent
+from distilbatch.engine.summary import RunReport
+from distilbatch.engine.worker import CRASH_MESSAGE
+from distilbatch.errors import CheckpointError, DistilbatchError, InterruptedRunError, ResourceError, SetupError
+
+pytestmark = pytest.mark.ray
+
+
+@pytest.fixture(scope="module", autouse=True)
+def cluster() -> Iterator[None]:
+    with connected(Engine(type="ray")):
+        yield
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    return write_source(tmp_path / "in", random_texts(600), group_rows=60)
+
+
+@pytest.fixture
+def pipeline(tmp_path: Path) -> Callable[[str], str]:
+    """A pipeline file: workers run it when they start, so that it is also a way into them."""
+
+    def write(body: str) -> str:
+        path = tmp_path / "pipeline.py"
+        path.write_text(
+            "import os, time, faulthandler\n"
+            "from distilbatch import Pipeline, TextClassification\n"
+            "from distilbatch.model.modeling import DistilBertForSequenceClassification as Model\n"
+            "before = None\n"
+            + body
+            + '\nPIPELINE = Pipeline(annotate=[TextClassification(name="topic")], before=before)\n'
+        )
+        return str(path)
+
+    return write
+
+
+@pytest.fixture
+def slow(pipeline) -> str:
+    """Makes a shard of 60 rows last a tenth of a second, so that there is something to interrupt."""
+    return pipeline("def before(batch):\n    time.sleep(0.1)\n    return batch")
+
+
+class Watch(Progress):
+    """Notes what happens, and calls ``act`` after so many commits."""
+
+    def __init__(self, act: Callable[[Watch], None] | None = None, *, commits: int = -1) -> None:
+        self.act = act
+        self.at = commits
+        self.commits = 0
+        self.pids: list[int] = []
+        self.events: list[PoolEvent] = []
+
+    def shard_committed(self, result):
+        self.commits += 1
+        if self.act and self.commits == self.at:
+            self.act(self)
+
+    def event(self, event):
+        self.events.append(event)
+        if event.kind == "started":
+            self.pids.append(int(re.search(r"worker (\d+)", event.message)[1]))
+
+    def count(self, kind: str) -> int:
+        return sum(event.kind == kind for event in self.events)
+
+
+def kill(*pids: int) -> None:
+    for pid in pids:
+        with suppress(ProcessLookupError):  # killed before
+            os.kill(pid, signal.SIGKILL)
+
+
+@pytest.fixture
+def run(source, tmp_path, checkpoint) -> Callable[..., RunReport]:
+    def start(
+        progress: Progress | None = None,
+        *,
+        stop: threading.Event | None = None,
+        pipeline: str | None = None,
+        **engine: object,
+    ) -> RunReport:
+        config = config_of(
+            source, tmp_path / "out", checkpoint, **{"type": "ray", "shard_rows": 60, "actors": 2, **engine}
+        )
+        if pipeline:
+            del config["annotate"]
+            config |= {"pipeline": pipeline, "models": {"topic": str(checkpoint)}}
+        return distilbatch.run(config, progress=progress, stop=stop)
+
+    return start
+
+
+# --- Workers die -----------------------------------------------------------------------------------------------------
+
+
+def test_whichever_workers_are_killed_every_row_is_labelled_once_as_the_local_engine_does(
+    run, source, tmp_path, checkpoint, slow
+):
+    class KillThrice(Watch):
+        def event(self, event):
+            super().event(event)
+            if len(self.pids) == 1:
+                kill(self.pids[0])  # before its first shard, or as it begins
+
+        def shard_committed(self, result):
+            super().shard_committed(result)
+            if self.commits == 3:
+                kill(self.pids[-1])
+            elif self.commits == 6:
+                kill(*self.pids[-2:])
+
+    watch = KillThrice()
+    report = run(watch, pipeline=slow)
+    assert (report.num_rows, watch.commits) == (600, 10)
+    assert 3 <= watch.count("died") <= 4
+    assert all("a worker died (" in event.message for event in watch.events if event.kind == "died")
+    assert os.getpid() not in watch.pids
+    assert_exact(tmp_path / "out", source)
+
+    local = tmp_path / "local"
+    distilbatch.run(config_of(source, local, checkpoint, shard_rows=60))
+    found, expected = labelled(tmp_path / "out"), labelled(local)
+    assert [row[:4] for row in found] == [row[:4] for row in expected]
+    assert [row[4] for row in found] == pytest.approx([row[4] for row in expected], abs=1e-5)
+
+
+def test_a_run_that_spent_its_deaths_or_was_stopped_is_resumed_where_it_ended(run, source, tmp_path, slow):
+    spent = Watch(lambda watch: kill(watch.pids[0]), commits=3)
+    with pytest.raises(ResourceError, match="workers keep dying; expected at most 0 deaths") as caught:
+        run(spent, pipeline=slow, max_worker_deaths=0)
+    assert caught.value.exit_code == 7
+
+    stop = threading.Event()
+    stopped = Watch(lambda watch: stop.set(), commits=1)
+    with pytest.raises(InterruptedRunError, match=r"was stopped; found \d of 10 shards left"):
+        run(stopped, stop=stop, pipeline=slow, shutdown_grace_s=0)
+    assert stopped.commits == 1  # nobody waits for what is under way
+    assert not (tmp_path / "out" / "data").exists()
+
+    report = run(pipeline=slow, actors=1)
+    assert report.rows_this_attempt == 600 - 60 * (spent.commits + stopped.commits)
+    assert_exact(tmp_path / "out", source)
+
+
+# --- Rows that kill --------------------------------------------------------------------------------------------------
+
+
+def test_a_row_that_kills_its_worker_becomes_an_error_row_and_is_never_met_again(run, source, tmp_path, pipeline):
+    texts = random_texts(600)
+    texts[333] = "bada deadly"
+    write_source(source, texts, group_rows=60)
+    deadly = pipeline(
+        "def before(batch):\n"
+        '    if any(text and "deadly" in text for text in batch.column("text").to_pylist()):\n'
+        "        faulthandler._sigsegv()\n"
+        "    return batch"
+    )
+    stop = threading.Event()
+
+    class StopWhenFound(Watch):
+        def event(self, event):
+            super().event(event)
+            if event.kind == "crashing_rows":
+                stop.set()
+
+    first = StopWhenFound()
+    with pytest.raises(InterruptedRunError):
+        run(first, stop=stop, pipeline=deadly)
+    assert [event.rows for event in first.events if event.rows] == [(333,)]
+    assert first.count("died") == 2  # the search has two deaths of its own
+
+    second = Watch()
+    report = run(second, pipeline=deadly)
+    assert second.count("died") == 0
+    assert report.statuses["error"] == 1
+    rows = labelled(tmp_path / "out")
+    assert [(row[0], row[2]) for row in rows if row[1] == "error"] == [(333, CRASH_MESSAGE)]
+    assert all(row[3] is not None for row in rows if row[1] != "error")
+    assert_exact(tmp_path / "out", source)
+
+
+def test_a_model_that_kills_whatever_it_computes_ends_the_run_soon_and_accuses_no_row(run, tmp_path, pipeline):
+    deadly = pipeline("Model.forward_packed = lambda *arguments, **options: os.abort()")
+    watch = Watch()
+    with pytest.raises(ResourceError, match="workers die before they have computed any row of the source"):
+        run(watch, pipeline=deadly)
+    assert (watch.count("crashing_rows"), watch.commits) == (0, 0)
+    assert watch.count("died") <= 4
+    assert list((tmp_path / "out" / "_distilbatch").rglob("deaths")) == []
+
+
+def test_workers_that_die_as_they_start_end_the_run_soon(run, pipeline, tmp_path):
+    # The driver reads the pipeline too, and must survive it.
+    deadly = pipeline(f"if os.getpid() != {os.getpid()}: os._exit(3)")
+    watch = Watch()
+    with pytest.raises(ResourceError, match="workers die while they load the model; found 4 deaths"):
+        run(watch, pipeline=deadly)
+    assert watch.pids == []
+
+
+# --- Workers fail ----------------------------------------------------------------------------------------------------
+
+
+def test_weights_that_cannot_be_loaded_end_the_run_with_their_own_error(source, tmp_path, checkpoint):
+    model = tmp_path / "model"
+    model.mkdir()
+    for name in ("config.json", "vocab.txt"):
+        (model / name).write_bytes((checkpoint / name).read_bytes())
+    (model / "model.safetensors").write_bytes((checkpoint / "model.safetensors").read_bytes()[:2000])
+    watch = Watch()
+    with pytest.raises(CheckpointError, match=r"model\.safetensors") as caught:
+        distilbatch.run(config_of(source, tmp_path / "out", model, type="ray", actors=2), progress=watch)
+    assert type(caught.value) is CheckpointError
+    assert watch.count("died") == 0
+
+
+def test_a_bug_in_every_shard_ends_the_run_with_its_text(run, pipeline):
+    broken = pipeline("def broken(*arguments, **options):\n    return 1 / 0\nModel.forward_packed = broken")
+    watch = Watch()
+    with pytest.raises(DistilbatchError, match="ZeroDivisionError: division by zero") as caught:
+        run(watch, pipeline=broken)
+    assert caught.value.exit_code == 1
+    assert (watch.count("died"), watch.commits) == (0, 0)
+
+
+# --- The cluster -----------------------------------------------------------------------------------------------------
+
+
+def test_the_local_cluster_cannot_be_reached_from_outside():
+    addresses = set()
+    for process in [psutil.Process(), *psutil.Process().children(recursive=True)]:
+        try:
+            connections = process.net_connections(kind="inet")
+        except psutil.Error:  # it ended meanwhile
+            continue
+        addresses |= {c.laddr.ip for c in connections if c.status == psutil.CONN_LISTEN or c.type == socket.SOCK_DGRAM}
+    assert addresses
+    assert addresses <= {"127.0.0.1", "::1", "::ffff:127.0.0.1"}
+
+
+def test_a_connection_that_was_there_before_is_left_alone():
+    with connected(Engine(type="ray", address="nowhere:1")):
+        assert ray.is_initialized()
+    assert ray.is_initialized()
+
+
+def test_an_environment_that_lets_parquet_run_code_is_refused(monkeypatch):
+    monkeypatch.setenv("RAY_DATA_AUTOLOAD_CLOUDPICKLE_TENSOR_METADATA", "1")
+    with pytest.raises(SetupError, match=r"RAY_DATA_AUTOLOAD.* is set; .*unset it"), connected(Engine(type="ray")):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("engine", "num_shards", "slots"),
+    [
+        ({"cpus_per_actor": 1, "actors": 1}, 9, Slots(actors=1, cpus=1.0, gpus=0.0, threads=1)),
+        ({"cpus_per_actor": 0.5, "actors": 2}, 9, Slots(actors=2, cpus=0.5, gpus=0.0, threads=1)),
+        ({"cpus_per_actor": 2, "actors": 1, "threads": 7}, 9, Slots(actors=1, cpus=2.0, gpus=0.0, threads=7)),
+        ({"cpus_per_actor": 0.01}, 3, Slots(actors=3, cpus=0.01, gpus=0.0, threads=1)),
+        ({"cpus_per_actor": 0.01}, 0, Slots(actors=1, cpus=0.01, gpus=0.0, threads=1)),
+    ],
+)
+def test_actors_fill_the_cluster_as_the_config_says(engine, num_shards, slots):
+    assert plan_slots(Engine(type="ray", device="cpu", **engine), num_shards=num_shards) == slots
+
+
+@pytest.mark.parametrize("engine", [{"cpus_per_actor": 100_000}, {"gpus_per_actor": 1}], ids=str)
+def test_an_actor_that_fits_nowhere_is_refused(engine):
+    with pytest.raises(SetupError, match=r"no actor fits into the cluster; expected .* found .* CPUs and 0 GPUs"):
+        plan_slots(Engine(type="ray", **engine), num_shards=1)

@@ -1,0 +1,102 @@
+"""Devices and number formats: what is chosen, and what is refused with which words."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from distilbatch.errors import SetupError
+from distilbatch.inference.precision import (
+    CPU_BATCH_TOKENS,
+    CUDA_BATCH_TOKENS,
+    resolve_batch_tokens,
+    resolve_device,
+    resolve_precision,
+    set_threads,
+)
+
+CPU, CARD = torch.device("cpu"), torch.device("cuda", 0)
+
+
+@pytest.fixture
+def cards(monkeypatch):
+    """Pretend that torch sees some CUDA cards of a compute capability."""
+
+    def pretend(count: int, capability: tuple[int, int] = (9, 0)) -> None:
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: count > 0)
+        monkeypatch.setattr(torch.cuda, "device_count", lambda: count)
+        monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _device: capability)
+        monkeypatch.setattr(torch.cuda, "get_device_name", lambda _device: "Old Card")
+
+    return pretend
+
+
+@pytest.mark.parametrize(
+    ("asked", "count", "expected"),
+    [
+        ("auto", 0, "cpu"),
+        ("auto", 2, "cuda:0"),
+        ("cpu", 2, "cpu"),
+        ("cuda", 1, "cuda:0"),
+        ("cuda:1", 2, "cuda:1"),
+    ],
+)
+def test_devices_that_are_there(cards, asked, count, expected):
+    cards(count)
+    assert resolve_device(asked) == torch.device(expected)
+
+
+@pytest.mark.parametrize(("asked", "count"), [("cuda", 0), ("cuda:0", 0), ("cuda:2", 2), ("cuda:1", 1)])
+def test_a_card_that_is_not_there_is_an_error_that_says_how_many_are(cards, asked, count):
+    cards(count)
+    with pytest.raises(SetupError) as caught:
+        resolve_device(asked)
+    assert str(caught.value) == (
+        f"device '{asked}' is not usable; expected a CUDA device that torch can see; "
+        f"found {count} CUDA devices; set engine.device to cpu or auto"
+    )
+    assert caught.value.exit_code == 6
+
+
+@pytest.mark.parametrize(
+    ("precision", "device", "capability", "expected"),
+    [
+        ("auto", CPU, (0, 0), torch.float32),
+        ("float32", CPU, (0, 0), torch.float32),
+        ("bfloat16", CPU, (0, 0), torch.bfloat16),
+        ("auto", CARD, (7, 5), torch.float16),
+        ("auto", CARD, (8, 0), torch.bfloat16),
+        ("auto", CARD, (9, 0), torch.bfloat16),
+        ("float16", CARD, (7, 0), torch.float16),
+        ("float32", CARD, (7, 0), torch.float32),
+    ],
+)
+def test_number_formats_that_the_device_has(cards, precision, device, capability, expected):
+    cards(1, capability)
+    assert resolve_precision(precision, device) is expected
+
+
+def test_float16_on_a_cpu_is_refused():
+    with pytest.raises(SetupError, match=r"^precision float16 on a CPU; expected float32 or bfloat16; found .*emulate"):
+        resolve_precision("float16", CPU)
+
+
+def test_bfloat16_on_an_old_card_is_refused_by_the_name_of_the_card(cards):
+    cards(1, (7, 5))
+    with pytest.raises(SetupError, match=r"precision bfloat16 on Old Card; expected compute capability 8.0 or newer"):
+        resolve_precision("bfloat16", CARD)
+
+
+def test_the_token_budget_is_the_given_one_or_suits_the_device():
+    assert resolve_batch_tokens(77, CPU) == resolve_batch_tokens(77, CARD) == 77
+    assert resolve_batch_tokens(None, CPU) == CPU_BATCH_TOKENS
+    assert resolve_batch_tokens(None, CARD) == CUDA_BATCH_TOKENS
+
+
+def test_threads_are_what_was_asked_for():
+    before = torch.get_num_threads()
+    try:
+        set_threads(2)
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)

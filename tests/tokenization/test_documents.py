@@ -1,0 +1,131 @@
+"""``DocumentTokenizer`` against the tokenizer of ``transformers``: the same ids, laid end to end."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tokenizer_folders import FUZZED, ODD, SENTENCES, copy_minilm, reference_of
+
+from distilbatch.errors import CheckpointError
+from distilbatch.records import TokenBatch
+from distilbatch.tokenization import DocumentTokenizer
+
+TEXTS = [*SENTENCES, *ODD]
+NO_TOKENS = ["", " ", "\x00", "\u200b\u00ad", "\t\r\n", "\ufffd"]
+
+
+@pytest.fixture(scope="module")
+def reference(folders) -> Any:
+    return reference_of(folders["uncased json"])
+
+
+@pytest.fixture(scope="module")
+def make(folders):
+    made: dict[tuple[str, int], DocumentTokenizer] = {}
+
+    def tokenizer(name: str = "uncased json", *, max_length: int = 512) -> DocumentTokenizer:
+        key = (name, max_length)
+        if key not in made:
+            made[key] = DocumentTokenizer.from_folder(folders[name], max_length=max_length)
+        return made[key]
+
+    return tokenizer
+
+
+def documents(tokens: TokenBatch) -> dict[int, list[int]]:
+    """Row to ids."""
+    parts = np.split(tokens.input_ids, tokens.cu_seqlens[1:-1]) if len(tokens) else []
+    return {row: part.tolist() for row, part in zip(tokens.rows.tolist(), parts, strict=True)}
+
+
+def assert_equal_to_reference(tokens: TokenBatch, texts: list[str | None], reference: Any, max_length: int) -> None:
+    asked = [row for row, text in enumerate(texts) if text is not None]
+    expected = reference([texts[row] for row in asked], truncation=True, max_length=max_length, verbose=False)[
+        "input_ids"
+    ]
+    with_tokens = {row: ids for row, ids in zip(asked, expected, strict=True) if len(ids) > 2}
+    assert documents(tokens) == with_tokens
+    whole = reference([texts[row] for row in with_tokens], verbose=False)["input_ids"] if with_tokens else []
+    assert tokens.truncated.tolist() == [len(ids) > max_length for ids in whole]
+
+
+@pytest.mark.parametrize("max_length", [3, 4, 16, 128, 512])
+def test_ids_equal_the_reference_on_real_texts(make, reference, real_texts, max_length):
+    texts = real_texts[:240] + real_texts[240::16] if max_length != 128 else real_texts[::4]
+    tokens = make(max_length=max_length).encode(texts)
+    assert (tokens.input_ids.dtype, tokens.cu_seqlens.dtype) == (np.int32, np.int64)
+    assert_equal_to_reference(tokens, texts, reference, max_length)
+
+
+@pytest.mark.parametrize("name", ["uncased json", "uncased vocab", "vocab alone"])
+@pytest.mark.parametrize("max_length", [3, 8, 512])
+def test_ids_equal_the_reference_on_odd_texts_from_either_file(make, reference, name, max_length):
+    assert_equal_to_reference(make(name, max_length=max_length).encode(TEXTS), TEXTS, reference, max_length)
+
+
+@settings(max_examples=80, deadline=None)
+@given(texts=st.lists(st.one_of(st.none(), FUZZED), max_size=6), max_length=st.integers(3, 40))
+def test_ids_equal_the_reference_on_fuzzed_unicode(make, reference, texts, max_length):
+    if all(text is None for text in texts):
+        assert len(make(max_length=max_length).encode(texts)) == 0
+        return
+    assert_equal_to_reference(make(max_length=max_length).encode(texts), texts, reference, max_length)
+
+
+@pytest.mark.parametrize("text", NO_TOKENS, ids=repr)
+def test_a_text_that_yields_no_token_is_left_out(make, text):
+    tokens = make().encode(["a", text, None, "b"])
+    assert tokens.rows.tolist() == [0, 3]
+    assert tokens.cu_seqlens.tolist() == [0, 3, 6]
+
+
+def test_nothing_to_encode_gives_no_documents(make):
+    for texts in ([], [None, None], NO_TOKENS):
+        tokens = make().encode(texts)
+        assert (len(tokens), len(tokens.input_ids), tokens.cu_seqlens.tolist()) == (0, 0, [0])
+
+
+def test_nothing_is_padded_or_cut_by_the_settings_of_the_file(make):
+    tokens = make().encode(["a", "a " * 300])
+    assert tokens.lengths.tolist() == [3, 302]
+    assert tokens.truncated.tolist() == [False, False]
+
+
+def test_a_document_of_exactly_the_limit_is_whole(make):
+    tokens = make(max_length=16).encode(["a " * 14, "a " * 15])
+    assert tokens.lengths.tolist() == [16, 16]
+    assert tokens.truncated.tolist() == [False, True]
+
+
+def test_a_megabyte_is_one_document(make):
+    text = "word " * 200_000
+    tokens = make().encode([text, "\u732b" * 300_000, "x" * 1_000_000])
+    assert tokens.lengths.tolist() == [512, 512, 3]
+    assert tokens.truncated.tolist() == [True, True, False]
+
+
+def test_threads_that_share_a_tokenizer_get_their_own_documents(make):
+    tokenizer = make(max_length=20)
+    batches = [[f"{text} {i}" for text in TEXTS] for i in range(24)]
+    expected = [documents(tokenizer.encode(batch)) for batch in batches]
+    with ThreadPoolExecutor(4) as pool:
+        assert [documents(tokens) for tokens in pool.map(tokenizer.encode, batches)] == expected
+
+
+@pytest.mark.parametrize("max_length", [-1, 0, 2])
+def test_a_length_without_room_for_a_token_is_refused(make, max_length):
+    with pytest.raises(CheckpointError, match=f"^max_length is too small; expected at least 3; found {max_length}$"):
+        make(max_length=max_length)
+
+
+def test_the_vocabulary_size_counts_up_to_the_largest_id(make, tmp_path):
+    assert make().vocab_size == 30_522
+    folder = copy_minilm(tmp_path, "vocab.txt")
+    with (folder / "vocab.txt").open("a", encoding="utf-8") as file:
+        file.write("the\n")  # a duplicate: the last line counts
+    assert DocumentTokenizer.from_folder(folder, max_length=8).vocab_size == 30_523
