@@ -1,4 +1,4 @@
-"""The verb that annotates a stream: ``pipe``. Lines in, JSON Lines out, each as soon as it is ready; no Ray, no files."""
+"""The verb that annotates a stream: ``pipe``. Lines in, JSON Lines out as soon as they are ready; no Ray, no files."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ def _parse(line: str, text_column: str) -> dict[str, Any]:
     if not text.lstrip().startswith("{"):
         return {text_column: text}
     try:
-        row = json.loads(text)
+        row: dict[str, Any] = json.loads(text)
     except json.JSONDecodeError as error:
         return {text_column: text, "error": f"not a JSON object: {error}"}
     value = row.get(text_column)

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, model_validator
 from typing_extensions import Self, override
 
-from distilbatch.config.fields import ColumnName, Identifier, Number, PathText, Section, refused
+from distilbatch.config.fields import ColumnName, Identifier, Number, PathText, Section, refused, repeated_name
 from distilbatch.errors import ConfigError
 
 __all__ = [
@@ -103,6 +103,12 @@ class TextClassification(AnnotationSection):
     text_pair: ColumnName | None = None
     reduction: Literal["mean", "max", "length_weighted", "first"] = "mean"
     evidence: bool = False
+
+    @model_validator(mode="after")
+    def _check_pair(self) -> Self:
+        if self.text_pair is not None:
+            _refuse_stride(self, "a pair of texts")
+        return self
 
     @override
     def columns(self, text: str) -> tuple[tuple[str, str], ...]:
@@ -206,7 +212,7 @@ class FillMask(AnnotationSection):
 
     task: Literal["fill-mask"] = "fill-mask"
     top_k: TopK = 5
-    targets: tuple[str, ...] | None = None
+    targets: Annotated[tuple[Annotated[str, Field(min_length=1)], ...], Field(min_length=1)] | None = None
 
 
 class MultipleChoice(AnnotationSection):
@@ -218,6 +224,11 @@ class MultipleChoice(AnnotationSection):
 
     task: Literal["multiple-choice"] = "multiple-choice"
     choices: Annotated[tuple[ColumnName, ...], Field(min_length=1)]
+
+    @model_validator(mode="after")
+    def _check_stride(self) -> Self:
+        _refuse_stride(self, "a prompt with its choices")
+        return self
 
     @override
     def columns(self, text: str) -> tuple[tuple[str, str], ...]:
@@ -267,9 +278,17 @@ class ZeroShotClassification(AnnotationSection):
     multi_label: bool = False
 
     @model_validator(mode="after")
-    def _check_template(self) -> Self:
-        if self.hypothesis_template.count("{}") != 1:
-            raise refused("expected exactly one '{}' for the label", at=("hypothesis_template",))
+    def _check_hypotheses(self) -> Self:
+        if sorted(char for char in self.hypothesis_template if char in "{}") != ["{", "}"] or (
+            "{}" not in self.hypothesis_template
+        ):
+            raise refused("expected exactly one '{}' for the label, and no other braces", at=("hypothesis_template",))
+        for index, label in enumerate(self.candidate_labels):
+            if not label.strip():
+                raise refused("expected a label, found only blanks", at=("candidate_labels", index))
+        if (twice := repeated_name(self.candidate_labels)) is not None:
+            raise refused(f"'{self.candidate_labels[twice]}' is listed twice", at=("candidate_labels", twice))
+        _refuse_stride(self, "a text with a hypothesis")
         return self
 
 
@@ -282,6 +301,11 @@ Annotation = (
     | FeatureExtraction
     | ZeroShotClassification
 )
+
+
+def _refuse_stride(annotation: AnnotationSection, what: str) -> None:
+    if annotation.stride is not None:
+        raise refused(f"{what} is not read in text windows; leave 'stride' out: a long one is cut", at=("stride",))
 
 
 def _require_task(value: object) -> object:

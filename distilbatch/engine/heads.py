@@ -24,7 +24,8 @@ from distilbatch.inference.predictor import BatchObserver, Predictor
 from distilbatch.inference.trunks import trunk_fingerprint
 from distilbatch.records import HeadOutput, RowStatus, Sequences, TokenBatch
 from distilbatch.tasks.base import Asked
-from distilbatch.tokenization.tokenizer import TOKENIZER_FILES, DocumentTokenizer
+from distilbatch.tokenization import DocumentTokenizer
+from distilbatch.tokenization.tokenizer import TOKENIZER_FILES
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,7 +140,7 @@ class Heads:
         for group in self._groups:
             head = self._heads[group.first]
             sequences = head.task.sequences(texts.of(head.spec))
-            question, broken = _ask(head, sequences)
+            question, broken = _ask(head, sequences, details=group.details)
             texts = texts.with_errors(broken)
             questions.append(question)
         return TokenizedBuffer(texts, tuple(questions))
@@ -187,9 +188,10 @@ class Heads:
 
 @dataclass(frozen=True, slots=True)
 class _Group:
-    """Heads that ask the same: by trunk, the indices of the heads on it."""
+    """Heads that ask the same: by trunk, the indices of the heads on it; and whether one needs token details."""
 
     trunks: tuple[tuple[int, ...], ...]
+    details: bool
 
     @property
     def first(self) -> int:
@@ -201,14 +203,15 @@ def _group(heads: Sequence[LoadedHead]) -> list[_Group]:
     for index, head in enumerate(heads):
         trunk = trunk_fingerprint(head.model)
         grouped.setdefault(_question_key(head), {}).setdefault(trunk, []).append(index)
-    return [_Group(tuple(tuple(indices) for indices in trunks.values())) for trunks in grouped.values()]
+    groups = [tuple(tuple(indices) for indices in trunks.values()) for trunks in grouped.values()]
+    return [_Group(trunks, any(heads[index].details for trunk in trunks for index in trunk)) for trunks in groups]
 
 
 def _question_key(head: LoadedHead) -> Hashable:
     spec = head.spec
     files = [spec.model / name for name in TOKENIZER_FILES]
     tokenizer = fingerprint([sha256_file(path) for path in files if path.is_file()])
-    return tokenizer, head.tokenizer.max_length, spec.stride, spec.columns, head.details, head.task.sharing_key
+    return tokenizer, head.tokenizer.max_length, spec.stride, spec.columns, head.task.sharing_key
 
 
 def _checked(head: LoadedHead) -> LoadedHead:
@@ -222,9 +225,9 @@ def _checked(head: LoadedHead) -> LoadedHead:
     return head
 
 
-def _ask(head: LoadedHead, sequences: Sequences) -> tuple[Question, dict[int, str]]:
+def _ask(head: LoadedHead, sequences: Sequences, *, details: bool) -> tuple[Question, dict[int, str]]:
     """Tokenize; sequences that break the tokenizer are left out, and their rows named with the reason."""
-    tokenizer, details = head.tokenizer, head.details
+    tokenizer = head.tokenizer
     try:
         return Question(sequences, tokenizer.encode(sequences.first, sequences.second, details=details)), {}
     except Exception:

@@ -122,7 +122,13 @@ def _fill_mask(spec: HeadSpec, model: PreTrainedModel, tokenizer: DocumentTokeni
         raise CheckpointError(f"{spec.model}: the vocabulary has no {MASK_TOKEN}", expected="a masked language model's")
     targets = tuple(dict.fromkeys(_target_id(spec, tokenizer, target) for target in options.targets or ()))
     readout = MaskScores(mask_id, options.top_k, targets)
-    return FillMaskTask(decode=tokenizer.decode, mask_token=MASK_TOKEN), readout, False
+    task = FillMaskTask(
+        token_text=lambda token_id: tokenizer.join_tokens([tokenizer.id_to_token(token_id)]),
+        mask_token=MASK_TOKEN,
+        mask_token_id=mask_id,
+        stride=spec.stride,
+    )
+    return task, readout, spec.stride is not None
 
 
 def _target_id(spec: HeadSpec, tokenizer: DocumentTokenizer, target: str) -> int:

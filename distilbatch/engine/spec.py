@@ -22,7 +22,8 @@ class HeadSpec:
         task: One of :data:`distilbatch.tasks.catalog.TASK_HEADS`.
         model: The checkpoint folder.
         columns: Source columns by role, such as ``(("text", "summary"),)``; the first is the main text, which decides
-            whether a row is null or empty. The role ``choices`` may name one column of lists, or be there several times.
+            whether a row is null or empty. The role ``choices`` may name one column of lists, or
+            several columns.
         max_length: Most tokens of a document; None takes what the model's positions allow, at most 512.
         stride: Tokens that neighbouring text windows share; None reads the beginning of a long text only.
         options: The task's own options.

@@ -50,7 +50,9 @@ class Predictor:
         backend: Backend | None = None,
     ) -> None:
         self._encoder = models[0].encoder
-        for model in models:
+        for place, model in enumerate(models):
+            if isinstance(model, DistilBertModel) and place:
+                continue  # an encoder alone, and the first one's is used
             if not isinstance(model, DistilBertModel):
                 model.set_submodule("distilbert", self._encoder)  # one copy in memory
             (backend or ReferenceBackend()).prepare(model, device=device, dtype=dtype)
@@ -69,7 +71,8 @@ class Predictor:
             on_batch: Called with the documents of each token batch before it runs: what a crash would name.
 
         Returns:
-            One output for each model; tokens and seconds of the shared forward are in the first. A document that does not fit into memory even alone is in none of them.
+            One output for each model; tokens and seconds of the shared forward are in the first. A document that
+            does not fit into memory even alone is in none of them.
         """
         parts: list[list[_Part]] = [[] for _ in self._models]
         computed = 0

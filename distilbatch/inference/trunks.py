@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 
+import torch
+
 from distilbatch.model.modeling import PreTrainedModel
 
 
@@ -14,5 +16,5 @@ def trunk_fingerprint(model: PreTrainedModel) -> str:
     digest = hashlib.sha256(repr(settings).encode())
     for name, tensor in sorted(model.encoder.state_dict().items()):
         digest.update(name.encode())
-        digest.update(tensor.detach().cpu().contiguous().view(-1).numpy().tobytes())
+        digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()

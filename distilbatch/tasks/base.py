@@ -15,8 +15,8 @@ from distilbatch.records import Decoded, HeadOutput, Sequences, TokenBatch
 TextColumn = Sequence[str | None]
 ChoicesColumn = Sequence[Sequence[str | None] | None]
 Inputs = Mapping[str, TextColumn | ChoicesColumn]
-"""The texts of a sort buffer by role (``text``, ``text_pair``, ``question``, ``context``, ``prompt``, ``choices``); None
-where there is nothing to read. Every column has B entries."""
+"""The texts of a sort buffer by role (``text``, ``text_pair``, ``question``, ``context``, ``prompt``, ``choices``);
+None where there is nothing to read. Every column has B entries."""
 
 NOT_FINITE = "the model gave no finite value for this text (number format overflow)"
 OUT_OF_MEMORY = "out of memory: this document does not fit even alone; lower max_length"
@@ -80,6 +80,11 @@ def scatter(values: pa.Array, rows: NDArray[np.int64], *, num_rows: int) -> pa.A
     index = np.full(num_rows, -1, dtype=np.int64)
     index[rows] = np.arange(len(rows))
     return values.take(pa.array(index, mask=index < 0))
+
+
+def unread_sequences(asked: Asked) -> NDArray[np.int64]:
+    """Sequences without a document, because one of their texts has no tokens (control characters only)."""
+    return np.setdiff1d(np.arange(len(asked.sequences.rows)), asked.tokens.sequences)
 
 
 def failed_rows(output_documents: NDArray[np.int64], asked: Asked) -> dict[int, str]:

@@ -16,9 +16,10 @@ def apply_function(logits: NDArray[np.float32], function: str) -> NDArray[np.flo
     if function == "sigmoid":
         # Not by tanh, which rounds unlikely classes to 0 and so loses their order.
         with np.errstate(over="ignore"):  # exp gives infinity, whose score is 0
-            scores: NDArray[np.float32] = 1.0 / (1.0 + np.exp(-logits))
-        return scores.astype(np.float32, copy=False)
-    shifted: NDArray[np.float32] = np.exp(logits - logits.max(axis=1, keepdims=True))
+            scores: NDArray[np.float32] = (1.0 / (1.0 + np.exp(-logits))).astype(np.float32, copy=False)
+        return scores
+    with np.errstate(invalid="ignore"):  # an infinite logit gives NaN, which callers look for
+        shifted: NDArray[np.float32] = np.exp(logits - logits.max(axis=1, keepdims=True))
     shifted /= shifted.sum(axis=1, keepdims=True)
     return shifted
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import pyarrow as pa
@@ -34,10 +35,10 @@ class FeatureExtractionOptions:
         output: float32, float16, or int8 (values times 127, rounded).
     """
 
-    pooling: str = "mean"
+    pooling: Literal["cls", "mean", "max", "none"] = "mean"
     normalize: bool = False
     truncate_dim: int | None = None
-    output: str = "float32"
+    output: Literal["float32", "float16", "int8"] = "float32"
 
 
 class FeatureExtractionTask(Task):

@@ -11,13 +11,12 @@ from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 from typing_extensions import override
 
 from distilbatch import schema
 from distilbatch.records import Decoded, HeadOutput, Sequences
-from distilbatch.tasks.base import NOT_FINITE, Asked, Inputs, Task, scatter, single_texts
-
-MAX_TOP_K = 1000
+from distilbatch.tasks.base import NOT_FINITE, Asked, Inputs, Task, single_texts
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,14 +35,22 @@ class FillMaskOptions:
 class FillMaskTask(Task):
     """``list<list<struct<token_str, token, score>>>``: for each mask of a text its tokens by falling score.
 
+    A mask that several text windows hold is filled in the one where it has the most context.
+
     Args:
-        decode: Token ids to text.
+        token_text: A token's text, of its id.
         mask_token: How a mask is written, for messages.
+        mask_token_id: Its id.
+        stride: Tokens that neighbouring text windows share; None where long texts are cut.
     """
 
-    def __init__(self, *, decode: Callable[[Sequence[int]], str], mask_token: str) -> None:
-        self._decode = decode
+    def __init__(
+        self, *, token_text: Callable[[int], str], mask_token: str, mask_token_id: int, stride: int | None = None
+    ) -> None:
+        self._token_text = token_text
         self._mask_token = mask_token
+        self._mask_token_id = mask_token_id
+        self._stride = stride
 
     @property
     @override
@@ -61,36 +68,47 @@ class FillMaskTask(Task):
 
     @override
     def decode(self, output: HeadOutput, asked: Asked) -> Decoded:
-        tokens = asked.tokens
-        documents = np.searchsorted(tokens.cu_seqlens, output.positions, side="right") - 1  # (M,)
-        masks_of = np.bincount(documents, minlength=len(tokens))
-        owners = asked.document_rows
-        errors = dict.fromkeys(
-            owners[masks_of == 0].tolist(), f"no {self._mask_token} token in the part of the text that was read"
-        )
+        errors = self._failed(output, asked)
         if output.ids is None or not len(output.positions):
             return Decoded(pa.nulls(asked.num_rows, self.type), errors)
-        finite = np.isfinite(output.values).all(axis=1)
-        broken = np.unique(owners[documents[~finite]])
-        errors |= dict.fromkeys(broken.tolist(), NOT_FINITE)
-        num_masks, num_scores = output.ids.shape
+        chosen = self._once(output, asked)  # of the P masks, each of a text once, in reading order
+        documents = np.searchsorted(asked.tokens.cu_seqlens, output.positions[chosen], side="right") - 1
+        rows = asked.document_rows[documents]
+        finite = np.isfinite(output.values[chosen]).all(axis=1)
+        errors = dict.fromkeys(rows[~finite].tolist(), NOT_FINITE) | errors
+        good = ~np.isin(rows, list(errors))
+        chosen, rows = chosen[good], rows[good]
+        ids, scores = output.ids[chosen], output.values[chosen]
+        num_masks, num_scores = ids.shape
         items = pa.StructArray.from_arrays(
-            [
-                self._texts(output.ids.reshape(-1)),
-                pa.array(output.ids.reshape(-1), pa.int32()),
-                pa.array(output.values.reshape(-1), pa.float32()),
-            ],
+            [self._texts(ids.reshape(-1)), pa.array(ids.reshape(-1), pa.int32()), pa.array(scores.reshape(-1))],
             fields=list(self.type.value_type.value_type),
         )
-        inner = pa.ListArray.from_arrays(pa.array(np.arange(num_masks + 1) * num_scores, pa.int32()), items)
-        having = np.flatnonzero(masks_of)
-        ends = np.cumsum(masks_of[having])
-        lists = pa.ListArray.from_arrays(pa.array([0, *ends.tolist()], pa.int32()), inner).cast(self.type)
-        good = ~np.isin(owners[having], broken)
-        column = scatter(lists.filter(pa.array(good)), owners[having][good], num_rows=asked.num_rows)
-        return Decoded(column, errors)
+        edges = pa.array(np.arange(num_masks + 1) * num_scores, pa.int32())
+        masks = pa.ListArray.from_arrays(edges, items, type=self.type.value_type)
+        counts = np.bincount(rows, minlength=asked.num_rows)
+        edges = pa.array(np.concatenate([[0], np.cumsum(counts)]), pa.int32())
+        return Decoded(pa.ListArray.from_arrays(edges, masks, type=self.type, mask=pa.array(counts == 0)), errors)
 
-    def _texts(self, ids: np.ndarray[tuple[int, ...], np.dtype[np.int64]]) -> pa.Array:
+    def _failed(self, output: HeadOutput, asked: Asked) -> dict[int, str]:
+        """Rows without a mask, and rows with masks that the head gave nothing for."""
+        tokens, rows = asked.tokens, asked.document_rows
+        if not len(tokens):
+            return {}
+        wanted = np.add.reduceat((tokens.input_ids == self._mask_token_id).astype(np.int64), tokens.cu_seqlens[:-1])
+        documents = np.searchsorted(tokens.cu_seqlens, output.positions, side="right") - 1
+        lacking = np.bincount(documents, minlength=len(tokens)) < wanted
+        without = np.setdiff1d(rows, rows[wanted > 0])
+        message = f"no {self._mask_token} token in the part of the text that was read"
+        return dict.fromkeys(without.tolist(), message) | dict.fromkeys(rows[lacking].tolist(), OUT_OF_MEMORY)
+
+    def _once(self, output: HeadOutput, asked: Asked) -> NDArray[np.int64]:
+        places = np.arange(len(output.positions))
+        if self._stride is None:
+            return places
+        merged = merge_windows(HeadOutput(output.positions, places[:, None]), asked, stride=self._stride)
+        return merged.values[:, 0]
+
+    def _texts(self, ids: NDArray[np.int64]) -> pa.Array:
         distinct, places = np.unique(ids, return_inverse=True)
-        words = pa.array([self._decode([token]) for token in distinct.tolist()], pa.string())
-        return words.take(pa.array(places))
+        return pa.array([self._token_text(token) for token in distinct.tolist()], pa.string()).take(pa.array(places))

@@ -14,7 +14,7 @@ from typing_extensions import override
 
 from distilbatch import schema
 from distilbatch.records import Decoded, HeadOutput, Sequences
-from distilbatch.tasks.base import NOT_FINITE, Asked, Inputs, Task, failed_rows, scatter
+from distilbatch.tasks.base import NOT_FINITE, Asked, Inputs, Task, failed_rows, scatter, unread_sequences
 
 MIN_CHOICES = 2
 
@@ -52,15 +52,17 @@ class MultipleChoiceTask(Task):
 
     @override
     def decode(self, output: HeadOutput, asked: Asked) -> Decoded:
-        errors = failed_rows(output.positions, asked)
+        errors = failed_rows(output.positions, asked) | _unread(asked)
         owners = asked.document_rows[output.positions]
         whole = ~np.isin(owners, list(errors))
         owners, values = owners[whole], output.values.reshape(len(output.positions), -1)[whole, :1].reshape(-1)
         rows, first = np.unique(owners, return_index=True)
         if not len(rows):
             return Decoded(pa.nulls(asked.num_rows, self.type), errors)
-        shifted = np.exp(values - np.repeat(np.maximum.reduceat(values, first), np.diff([*first, len(values)])))
-        scores = shifted / np.repeat(np.add.reduceat(shifted, first), np.diff([*first, len(values)]))
+        counts = np.diff([*first, len(values)])
+        with np.errstate(invalid="ignore"):  # an infinite logit gives NaN, which is looked for below
+            shifted = np.exp(values - np.repeat(np.maximum.reduceat(values, first), counts))
+        scores = shifted / np.repeat(np.add.reduceat(shifted, first), counts)
         ends = [*first[1:].tolist(), len(scores)]
         best = np.array([int(scores[start:end].argmax()) for start, end in zip(first, ends, strict=True)])
         finite = np.logical_and.reduceat(np.isfinite(scores), first)
@@ -69,6 +71,17 @@ class MultipleChoiceTask(Task):
         values_array = pa.StructArray.from_arrays(columns, fields=list(self.type)).filter(pa.array(finite))
         errors |= dict.fromkeys(rows[~finite].tolist(), NOT_FINITE)
         return Decoded(scatter(values_array, rows[finite], num_rows=asked.num_rows), errors)
+
+
+def _unread(asked: Asked) -> dict[int, str]:
+    """Rows with a choice that has no tokens."""
+    rows = asked.sequences.rows
+    unread = unread_sequences(asked)
+    choices = unread - np.searchsorted(rows, rows[unread])
+    return {
+        row: f"choice {choice} has no tokens"
+        for row, choice in zip(rows[unread].tolist(), choices.tolist(), strict=True)
+    }
 
 
 def _problem(choices: object) -> str:

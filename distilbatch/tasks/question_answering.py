@@ -18,9 +18,8 @@ from distilbatch import schema
 from distilbatch.errors import ConfigError
 from distilbatch.records import Decoded, HeadOutput, Sequences, TokenDetails
 from distilbatch.tasks.answer_spans import Contexts, Spans, best_spans, read_contexts
-from distilbatch.tasks.base import Asked, Inputs, Task, failed_rows, scatter
+from distilbatch.tasks.base import NOT_FINITE, Asked, Inputs, Task, failed_rows, scatter
 from distilbatch.tasks.document_tokens import answered_documents
-from distilbatch.tasks.text_classification import NOT_FINITE
 
 MAX_LENGTH = 384
 DOC_STRIDE = 128

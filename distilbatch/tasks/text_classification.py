@@ -17,11 +17,12 @@ from typing_extensions import override
 from distilbatch import schema
 from distilbatch.errors import ConfigError
 from distilbatch.records import Decoded, HeadOutput, Sequences
-from distilbatch.tasks.base import NOT_FINITE, Asked, Inputs, Task, failed_rows, scatter, single_texts
+from distilbatch.tasks.base import NOT_FINITE, Asked, Inputs, Task, failed_rows, scatter, single_texts, unread_sequences
 from distilbatch.tasks.classes import apply_function, best_classes, ranked_classes
 
 FUNCTIONS = ("none", "sigmoid", "softmax")
 REDUCTIONS = ("mean", "max", "length_weighted", "first")
+NO_SECOND = "the second text of the pair is missing or empty"
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,8 +94,11 @@ class TextClassificationTask(Task):
 
     @override
     def decode(self, output: HeadOutput, asked: Asked) -> Decoded:
+        # Of a pair, only a second text without tokens leaves a sequence unread; a single text is an empty row then.
+        unread = asked.sequences.rows[unread_sequences(asked)].tolist() if self._options.pair else []
+        errors = failed_rows(output.positions, asked) | dict.fromkeys(unread, NO_SECOND)
         if not len(output.positions):
-            return Decoded(pa.nulls(asked.num_rows, self.type), failed_rows(output.positions, asked))
+            return Decoded(pa.nulls(asked.num_rows, self.type), errors)
         window_scores = apply_function(output.values, self._function)  # (P, C), P windows
         weights = asked.tokens.lengths[output.positions]
         owners = asked.document_rows[output.positions]
@@ -107,9 +111,10 @@ class TextClassificationTask(Task):
             columns.append(ranked_classes(scores, self._names, num_scores=self._num_scores, threshold=threshold))
         if self._options.evidence:
             columns.append(self._evidence(window_scores, output.positions, first, asked))
-        values = pa.StructArray.from_arrays(columns, fields=list(self.type)).filter(pa.array(finite))
-        errors = failed_rows(output.positions, asked) | dict.fromkeys(rows[~finite].tolist(), NOT_FINITE)
-        return Decoded(scatter(values, rows[finite], num_rows=asked.num_rows), errors)
+        good = finite & ~np.isin(rows, list(errors))  # a row is failed when any of its windows is
+        values = pa.StructArray.from_arrays(columns, fields=list(self.type)).filter(pa.array(good))
+        errors = dict.fromkeys(rows[~finite].tolist(), NOT_FINITE) | errors
+        return Decoded(scatter(values, rows[good], num_rows=asked.num_rows), errors)
 
     def _evidence(
         self, scores: NDArray[np.float32], documents: NDArray[np.int64], first: NDArray[np.int64], asked: Asked
@@ -132,7 +137,7 @@ def text_pairs(inputs: Inputs) -> Sequences:
         first=[str(texts[row]) for row in rows],
         second=[str(pairs[row]) for row in rows],
         rows=np.array(rows, dtype=np.int64),
-        errors=dict.fromkeys(missing, "the second text of the pair is missing or empty"),
+        errors=dict.fromkeys(missing, NO_SECOND),
     )
 
 

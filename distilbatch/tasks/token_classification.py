@@ -18,11 +18,10 @@ from typing_extensions import override
 from distilbatch import schema
 from distilbatch.errors import ConfigError
 from distilbatch.records import Decoded, HeadOutput, Sequences
-from distilbatch.tasks.base import Asked, Inputs, Task, failed_rows, single_texts
+from distilbatch.tasks.base import NOT_FINITE, Asked, Inputs, Task, failed_rows, single_texts
 from distilbatch.tasks.classes import apply_function
 from distilbatch.tasks.document_tokens import DocumentTokens, answered_documents, merge_windows
 from distilbatch.tasks.spans import STRATEGIES, WORD_STRATEGIES, Tags, group, label_tokens, label_words
-from distilbatch.tasks.text_classification import NOT_FINITE
 
 WORDS = "words"
 NO_TOKEN = -1

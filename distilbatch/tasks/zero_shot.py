@@ -16,7 +16,7 @@ from typing_extensions import override
 from distilbatch import schema
 from distilbatch.errors import ConfigError
 from distilbatch.records import Decoded, HeadOutput, Sequences
-from distilbatch.tasks.base import NOT_FINITE, Asked, Inputs, Task, failed_rows, scatter
+from distilbatch.tasks.base import NOT_FINITE, Asked, Inputs, Task, failed_rows, scatter, unread_sequences
 from distilbatch.tasks.classes import apply_function, best_classes, ranked_classes
 
 ENTAILMENT = "entail"
@@ -75,7 +75,8 @@ class ZeroShotClassificationTask(Task):
 
     @override
     def sequences(self, inputs: Inputs) -> Sequences:
-        hypotheses = [self._options.hypothesis_template.format(label) for label in self._options.candidate_labels]
+        template = self._options.hypothesis_template
+        hypotheses = [template.replace("{}", label) for label in self._options.candidate_labels]
         texts = [(row, str(text)) for row, text in enumerate(inputs["text"]) if text is not None]
         return Sequences(
             first=[text for _, text in texts for _ in hypotheses],
@@ -86,6 +87,7 @@ class ZeroShotClassificationTask(Task):
     @override
     def decode(self, output: HeadOutput, asked: Asked) -> Decoded:
         errors = failed_rows(output.positions, asked)
+        errors |= dict.fromkeys(asked.sequences.rows[unread_sequences(asked)].tolist(), "a hypothesis has no tokens")
         owners = asked.document_rows[output.positions]
         whole = ~np.isin(owners, list(errors))
         rows = np.unique(owners[whole])

@@ -59,7 +59,7 @@ def cut_pair(first: int, second: int, room: int, stride: int | None, *, max_firs
         yield Cut((0, kept), (0, second), kept < first)
         return
     if stride is None:
-        kept, kept_second = kept_lengths(kept, second, room=room, strategy="longest_first")
+        kept, kept_second = kept_lengths((kept, second), room=room, strategy="longest_first")
         yield Cut((0, kept), (0, kept_second), True)
         return
     kept = min(kept, room // 2 if max_first is None else longest_stride(room) + 1 - stride)
