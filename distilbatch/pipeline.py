@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING
 
 from pydantic import ValidationError
 
-from distilbatch.config.annotations import Annotation, AnnotationSection, TextClassification
+from distilbatch.config.annotation_base import AnnotationSection
+from distilbatch.config.annotations import Annotation, TextClassification
 from distilbatch.config.fields import repeated_name
 from distilbatch.config.problems import key_text, problems_of
 from distilbatch.errors import ConfigError

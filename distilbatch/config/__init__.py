@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from distilbatch.config.annotation_base import AnnotationSection
 from distilbatch.config.annotations import (
     Annotation,
-    AnnotationSection,
     FeatureExtraction,
     FillMask,
     MultipleChoice,

@@ -8,13 +8,11 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, model_validator
 from typing_extensions import Self, override
 
-from distilbatch.config.fields import ColumnName, Identifier, Number, PathText, Section, refused, repeated_name
-from distilbatch.errors import ConfigError
+from distilbatch.config.annotation_base import AnnotationSection, Share, Stride, TopK, refuse_stride
+from distilbatch.config.fields import ColumnName, refused, repeated_name
 
 __all__ = [
-    "MODEL_REMEDY",
     "Annotation",
-    "AnnotationSection",
     "FeatureExtraction",
     "FillMask",
     "MultipleChoice",
@@ -24,64 +22,6 @@ __all__ = [
     "WrittenAnnotation",
     "ZeroShotClassification",
 ]
-
-MODEL_REMEDY = "name its folder in models.{0}, or as 'model' of the annotation"
-
-TopK = Annotated[int, Number(minimum=1)]
-Stride = Annotated[int, Number(minimum=0)]
-Share = Annotated[float, Number(minimum=0, maximum=1, whole=False)]
-
-
-class AnnotationSection(Section):
-    """What every annotation has; the same types serve YAML (``annotate``) and pipeline files.
-
-    Args:
-        name: Name of the output column.
-        model: Folder of the checkpoint. A pipeline may leave it to the config's ``models``.
-        max_length: Longest text in tokens, special tokens included; None takes the model's limit, at most 512.
-        stride: Tokens that neighbouring text windows of a long document share; None reads its beginning only.
-
-    Raises:
-        pydantic.ValidationError: An argument is unknown, of the wrong type or out of bounds (a ``ValueError``).
-    """
-
-    name: Identifier
-    task: str
-    model: PathText | None = None
-    max_length: Annotated[int, Number(minimum=3)] | None = None
-    stride: Stride | None = None
-
-    @property
-    def checkpoint(self) -> str:
-        """The folder of the checkpoint.
-
-        Raises:
-            ConfigError: Neither the annotation nor the config names one.
-        """
-        if self.model is None:
-            raise ConfigError(f"annotation '{self.name}' has no model", remedy=MODEL_REMEDY.format(self.name))
-        return self.model
-
-    def columns(self, text: str) -> tuple[tuple[str, str], ...]:
-        """The source columns by role, the main text first.
-
-        Args:
-            text: The source's text column.
-        """
-        return (("text", text),)
-
-    @property
-    def window_stride(self) -> int | None:
-        """Tokens that text windows share; None where a long text is cut."""
-        return self.stride
-
-    def options(self) -> dict[str, Any]:
-        """The task's own options, by name."""
-        return self.model_dump(exclude=set(AnnotationSection.model_fields) | self._column_fields)
-
-    @property
-    def _column_fields(self) -> set[str]:
-        return set()
 
 
 class TextClassification(AnnotationSection):
@@ -107,7 +47,7 @@ class TextClassification(AnnotationSection):
     @model_validator(mode="after")
     def _check_pair(self) -> Self:
         if self.text_pair is not None:
-            _refuse_stride(self, "a pair of texts")
+            refuse_stride(self, "a pair of texts")
         return self
 
     @override
@@ -227,7 +167,7 @@ class MultipleChoice(AnnotationSection):
 
     @model_validator(mode="after")
     def _check_stride(self) -> Self:
-        _refuse_stride(self, "a prompt with its choices")
+        refuse_stride(self, "a prompt with its choices")
         return self
 
     @override
@@ -288,7 +228,7 @@ class ZeroShotClassification(AnnotationSection):
                 raise refused("expected a label, found only blanks", at=("candidate_labels", index))
         if (twice := repeated_name(self.candidate_labels)) is not None:
             raise refused(f"'{self.candidate_labels[twice]}' is listed twice", at=("candidate_labels", twice))
-        _refuse_stride(self, "a text with a hypothesis")
+        refuse_stride(self, "a text with a hypothesis")
         return self
 
 
@@ -301,11 +241,6 @@ Annotation = (
     | FeatureExtraction
     | ZeroShotClassification
 )
-
-
-def _refuse_stride(annotation: AnnotationSection, what: str) -> None:
-    if annotation.stride is not None:
-        raise refused(f"{what} is not read in text windows; leave 'stride' out: a long one is cut", at=("stride",))
 
 
 def _require_task(value: object) -> object:

@@ -10,7 +10,8 @@ from typing import Annotated, Any, Literal, Protocol
 
 from pydantic import BeforeValidator, Field, ValidationInfo, field_validator
 
-from distilbatch.config.annotations import MODEL_REMEDY, Annotation, WrittenAnnotation
+from distilbatch.config.annotation_base import MODEL_REMEDY
+from distilbatch.config.annotations import Annotation, WrittenAnnotation
 from distilbatch.config.engines import Engine
 from distilbatch.config.fields import JobName, PathText, Section, TimezoneName, expected, refused, repeated_name
 from distilbatch.config.tables import Sink, Source

@@ -47,6 +47,8 @@ def _problem(details: ErrorDetails, model: type[BaseModel], references: Mapping[
         return path, f"unknown key ({suggestion(str(path[-1]), list(owner.model_fields) if owner else [])})"
     if kind == "missing":
         return path, "required key is missing"
+    if kind == "too_short":
+        return path, "expected a list that is not empty"
     if kind == "refused":
         return path, str(context["message"])
     found = details["input"]
@@ -81,7 +83,7 @@ def key_text(path: Location) -> str:
 
 
 def _written(model: type[BaseModel], location: Location) -> tuple[Location, type[BaseModel] | None]:
-    """Walk the types along ``location``, leaving out the tags that pydantic puts in where a section is of several kinds.
+    """Walk the types along ``location``, leaving out the tags that pydantic puts in where there are several kinds.
 
     Returns:
         The key path as the user wrote it, and the section that it leads to, if it does.
@@ -99,10 +101,11 @@ def _member(kind: Any, tag: str | int) -> type[BaseModel] | None:  # noqa: ANN40
     """The section with this tag in a union of sections."""
     if get_origin(kind) not in (Union, UnionType):
         return None
-    sections: list[type[BaseModel]] = [member for member in get_args(kind) if _is_section(member)]
-    return next(
-        (one for one in sections if any(tag in get_args(f.annotation) for f in one.model_fields.values())), None
-    )
+    for section in get_args(kind):
+        if _is_section(section) and any(tag in get_args(field.annotation) for field in section.model_fields.values()):
+            member: type[BaseModel] = section
+            return member
+    return None
 
 
 def _bare(kind: Any) -> Any:  # noqa: ANN401 - any annotation

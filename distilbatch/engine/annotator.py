@@ -62,7 +62,7 @@ class Annotator:
         head = head_spec(annotation, text_column)
         self._name = name
         self._text_column = text_column
-        self._columns = [column for _, column in head.columns]
+        self._columns = list(dict.fromkeys(column for _, column in head.columns))
         self._heads = Heads([head], device=spec, max_doc_bytes=DEFAULT_MAX_DOC_BYTES)
 
     def __call__(self, documents: Any, *, text_column: str | None = None) -> Any:  # noqa: ANN401 - the kind it was given
@@ -98,19 +98,47 @@ class Annotator:
             )
         return self._list(documents, renamed)
 
+    def explain(self, rows: Sequence[Mapping[str, Any]]) -> list[tuple[Any, str | None]]:
+        """Annotate dicts as a call does, and say what is wrong with those that cannot be.
+
+        Args:
+            rows: One value for each column that the task reads.
+
+        Returns:
+            For each a prediction, or None where there is none, and its error, or None where there is none.
+
+        Raises:
+            ConfigError: A value is of another kind.
+        """
+        if not rows:
+            return []
+        results = self._annotate(self._list_columns(rows, {}))
+        errors = results.flatten().column(f"{schema.ROW}.{schema.ERROR}").to_pylist()
+        return list(zip(results.column(self._name).to_pylist(), errors, strict=True))
+
     def _list(self, documents: Sequence[object], renamed: Mapping[str, str]) -> list[Any]:
-        if not any(isinstance(item, Mapping) for item in documents):
-            columns = {self._text_column: _texts(documents, "documents")}
-        else:
-            for index, item in enumerate(documents):
-                if not isinstance(item, Mapping):
-                    raise ConfigError(f"documents[{index}]", expected="a dict", found=type(item).__name__)
-            columns = {
-                name: _column([dict(item).get(renamed.get(name, name)) for item in documents], name)  # type: ignore[call-overload]
-                for name in self._columns
-            }
+        if not len(documents):
+            return []
+        columns = self._list_columns(documents, renamed)
         predictions: list[Any] = self._annotate(columns).column(self._name).to_pylist()
         return predictions
+
+    def _list_columns(self, documents: Sequence[object], renamed: Mapping[str, str]) -> dict[str, pa.ChunkedArray]:
+        if not any(isinstance(item, Mapping) for item in documents):
+            return {self._only_column: _values(documents, "documents")}
+        for index, item in enumerate(documents):
+            if not isinstance(item, Mapping):
+                raise ConfigError(f"documents[{index}]", expected="a dict", found=type(item).__name__)
+        return {
+            name: _column([dict(item).get(renamed.get(name, name)) for item in documents], name)  # type: ignore[call-overload]
+            for name in self._columns
+        }
+
+    @property
+    def _only_column(self) -> str:
+        if len(self._columns) > 1:
+            raise ConfigError("documents", expected=f"dicts with {', '.join(self._columns)}", found="single values")
+        return self._columns[0]
 
     def _table(self, table: pa.Table, renamed: Mapping[str, str]) -> pa.Table:
         self._check_columns(table.column_names, renamed, added=[self._name, schema.ROW])
@@ -174,10 +202,24 @@ def _flat(name: str, fields: Sequence[str]) -> list[str]:
 
 
 def _column(values: Sequence[Any], name: str) -> pa.ChunkedArray:
-    if any(isinstance(value, (list, tuple, np.ndarray)) for value in values):
-        return pa.chunked_array([pa.array(values, pa.list_(pa.string()))])
     # pandas marks a missing text as NaN, NA or NaT.
-    return _texts([None if pd.api.types.is_scalar(value) and pd.isna(value) else value for value in values], name)
+    return _values([None if pd.api.types.is_scalar(value) and pd.isna(value) else value for value in values], name)
+
+
+def _values(values: Sequence[Any], name: str) -> pa.ChunkedArray:
+    if all(value is None for value in values):
+        return pa.chunked_array([pa.nulls(len(values))])  # neither texts nor lists: goes with what the task reads
+    if not any(isinstance(value, (list, tuple, np.ndarray)) for value in values):
+        return _texts(values, name)
+    for index, value in enumerate(values):
+        if value is not None and not _is_list_of_texts(value):
+            raise ConfigError(f"{name}[{index}]", expected="a list of texts or None", found=type(value).__name__)
+    items = [None if value is None else [_utf8(text) for text in value] for value in values]
+    return pa.chunked_array([pa.array(items, pa.large_list(pa.large_binary()))])
+
+
+def _is_list_of_texts(value: object) -> bool:
+    return isinstance(value, (list, tuple, np.ndarray)) and all(item is None or isinstance(item, str) for item in value)
 
 
 def _texts(documents: Sequence[object], name: str) -> pa.ChunkedArray:
@@ -185,5 +227,8 @@ def _texts(documents: Sequence[object], name: str) -> pa.ChunkedArray:
     for index, text in enumerate(documents):
         if text is not None and not isinstance(text, str):
             raise ConfigError(f"{name}[{index}]", expected="a text or None", found=type(text).__name__)
-    values = [text.encode("utf-8", "surrogatepass") if isinstance(text, str) else None for text in documents]
-    return pa.chunked_array([pa.array(values, pa.large_binary())])
+    return pa.chunked_array([pa.array([_utf8(text) for text in documents], pa.large_binary())])
+
+
+def _utf8(text: object) -> bytes | None:
+    return text.encode("utf-8", "surrogatepass") if isinstance(text, str) else None

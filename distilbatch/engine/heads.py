@@ -14,7 +14,8 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from distilbatch import schema
-from distilbatch.engine.inputs import CHOICES, BufferTexts, read_inputs
+from distilbatch.engine.inputs import BufferTexts, read_inputs, reads_list
+from distilbatch.engine.questions import Question, ask
 from distilbatch.engine.registry import LoadedHead, load_head
 from distilbatch.engine.spec import DeviceSpec, HeadSpec
 from distilbatch.errors import CheckpointError
@@ -22,23 +23,9 @@ from distilbatch.fingerprint import fingerprint, sha256_file
 from distilbatch.inference.precision import resolve_batch_tokens, resolve_device, resolve_precision, set_threads
 from distilbatch.inference.predictor import BatchObserver, Predictor
 from distilbatch.inference.trunks import trunk_fingerprint
-from distilbatch.records import HeadOutput, RowStatus, Sequences, TokenBatch
+from distilbatch.records import HeadOutput, RowStatus
 from distilbatch.tasks.base import Asked
-from distilbatch.tokenization import DocumentTokenizer
 from distilbatch.tokenization.tokenizer import TOKENIZER_FILES
-
-
-@dataclass(frozen=True, slots=True)
-class Question:
-    """What some heads ask of a sort buffer, tokenized.
-
-    Args:
-        sequences: The sequences, by row.
-        tokens: Their documents.
-    """
-
-    sequences: Sequences
-    tokens: TokenBatch
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,10 +110,8 @@ class Heads:
         """Columns of one row that no head should choke on."""
         columns: dict[str, pa.Array] = {}
         for spec in self.specs:
-            choices = [name for role, name in spec.columns if role == CHOICES]
-            columns |= {name: pa.array(["a"]) for _, name in spec.columns}
-            if len(choices) == 1:
-                columns[choices[0]] = pa.array([["a", "b"]])
+            for role, name in spec.columns:
+                columns[name] = pa.array([["a", "b"]] if reads_list(spec, role) else ["a"])
         return columns
 
     def tokenize(self, columns: Mapping[str, pa.Array]) -> TokenizedBuffer:
@@ -140,7 +125,7 @@ class Heads:
         for group in self._groups:
             head = self._heads[group.first]
             sequences = head.task.sequences(texts.of(head.spec))
-            question, broken = _ask(head, sequences, details=group.details)
+            question, broken = ask(head.tokenizer, sequences, details=group.details)
             texts = texts.with_errors(broken)
             questions.append(question)
         return TokenizedBuffer(texts, tuple(questions))
@@ -223,33 +208,6 @@ def _checked(head: LoadedHead) -> LoadedHead:
             found=f"{head.tokenizer.vocab_size} in the tokenizer",
         )
     return head
-
-
-def _ask(head: LoadedHead, sequences: Sequences, *, details: bool) -> tuple[Question, dict[int, str]]:
-    """Tokenize; sequences that break the tokenizer are left out, and their rows named with the reason."""
-    tokenizer = head.tokenizer
-    try:
-        return Question(sequences, tokenizer.encode(sequences.first, sequences.second, details=details)), {}
-    except Exception:
-        broken = _breaking(tokenizer, sequences)
-        if not broken:
-            raise
-        keep = np.array([row not in broken for row in sequences.rows.tolist()], dtype=np.bool_)
-        kept = np.flatnonzero(keep).tolist()
-        second = None if sequences.second is None else [sequences.second[i] for i in kept]
-        rest = Sequences([sequences.first[i] for i in kept], second, sequences.rows[keep], sequences.errors)
-        return Question(rest, tokenizer.encode(rest.first, rest.second, details=details)), broken
-
-
-def _breaking(tokenizer: DocumentTokenizer, sequences: Sequences) -> dict[int, str]:
-    broken: dict[int, str] = {}
-    for index, row in enumerate(sequences.rows.tolist()):
-        try:
-            second = None if sequences.second is None else [sequences.second[index]]
-            tokenizer.encode([sequences.first[index]], second)
-        except Exception as error:
-            broken[row] = f"tokenizer: {error}"
-    return broken
 
 
 def _mapped(on_batch: BatchObserver, rows: NDArray[np.int64]) -> BatchObserver:

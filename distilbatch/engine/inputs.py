@@ -9,9 +9,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from distilbatch.engine.spec import HeadSpec
-from distilbatch.errors import DataError
+from distilbatch.errors import ConfigError
 from distilbatch.records import Documents, RowStatus
+from distilbatch.source.schemas import is_text
 from distilbatch.tasks.base import ChoicesColumn, Inputs, TextColumn
+from distilbatch.tasks.token_classification import WORDS
 from distilbatch.tokenization import read_texts
 
 CHOICES = "choices"
@@ -74,39 +76,58 @@ def read_inputs(columns: Mapping[str, pa.Array], specs: Sequence[HeadSpec], *, m
         max_doc_bytes: Longer documents are cut.
 
     Raises:
-        DataError: A column is neither text nor a list of texts.
+        ConfigError: A column is not there, or not text, or not a list of texts where that is wanted.
     """
+    for spec in specs:
+        for role, name in spec.columns:
+            _check_column(name, columns, wants_list=reads_list(spec, role))
     main = specs[0].columns[0][1]
     texts: dict[str, TextColumn | ChoicesColumn] = {}
     statuses: list[RowStatus] = []
     for name in dict.fromkeys(name for spec in specs for _, name in spec.columns):
         column = columns[name]
-        if pa.types.is_list(column.type) or pa.types.is_large_list(column.type):
-            texts[name] = _read_lists(name, column, max_doc_bytes)
+        if _is_list(column.type):
+            texts[name] = _read_lists(column, max_doc_bytes)
             if name == main:
                 statuses = [RowStatus.NULL if item is None else RowStatus.OK for item in texts[name]]
             continue
-        documents = _read(name, column, max_doc_bytes)
+        documents = _read(column, max_doc_bytes)
         texts[name] = documents.texts
         if name == main:
             statuses = documents.statuses
     return BufferTexts(texts, statuses, [None] * len(statuses))
 
 
-def _read(name: str, column: pa.Array, max_doc_bytes: int) -> Documents:
-    kind = column.type
+def reads_list(spec: HeadSpec, role: str) -> bool:
+    """Whether a head wants a list of texts a row in the column of this role; else it wants a text."""
+    return role == WORDS or (role == CHOICES and [known for known, _ in spec.columns].count(CHOICES) == 1)
+
+
+def _check_column(name: str, columns: Mapping[str, pa.Array], *, wants_list: bool) -> None:
+    if name not in columns:
+        raise ConfigError(f"no column {name!r}", found=f"the columns {', '.join(columns)}")
+    kind = columns[name].type
     if pa.types.is_null(kind):
-        column = column.cast(pa.string())
-    elif not any(
-        check(kind)
-        for check in (pa.types.is_string, pa.types.is_large_string, pa.types.is_binary, pa.types.is_large_binary)
-    ):
-        raise DataError(f"column {name!r}", expected="text", found=str(kind))
-    return read_texts(column, max_doc_bytes=max_doc_bytes)
+        return
+    if _is_list(kind) != wants_list or not _is_text(kind.value_type if wants_list else kind):
+        raise ConfigError(f"column {name!r}", expected="lists of texts" if wants_list else "text", found=str(kind))
 
 
-def _read_lists(name: str, column: pa.Array, max_doc_bytes: int) -> list[list[str | None] | None]:
-    flat = _read(name, column.flatten(), max_doc_bytes).texts
+def _is_list(kind: pa.DataType) -> bool:
+    return any(check(kind) for check in (pa.types.is_list, pa.types.is_large_list, pa.types.is_fixed_size_list))
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    return pa.types.is_null(kind) or is_text(kind)
+
+
+def _read(column: pa.Array, max_doc_bytes: int) -> Documents:
+    texts = column.cast(pa.string()) if pa.types.is_null(column.type) else column
+    return read_texts(texts, max_doc_bytes=max_doc_bytes)
+
+
+def _read_lists(column: pa.Array, max_doc_bytes: int) -> list[list[str | None] | None]:
+    flat = _read(column.flatten(), max_doc_bytes).texts
     lists: list[list[str | None] | None] = []
     start = 0
     for length in pc.list_value_length(column).to_pylist():

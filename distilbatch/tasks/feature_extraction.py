@@ -21,6 +21,7 @@ from distilbatch.records import Decoded, HeadOutput, Sequences
 from distilbatch.tasks.base import NOT_FINITE, Asked, Inputs, Task, failed_rows, single_texts
 
 INT8_SCALE = 127.0
+HALF_MAX = float(np.finfo(np.float16).max)
 _TYPES = {"float32": pa.float32(), "float16": pa.float16(), "int8": pa.int8()}
 
 
@@ -115,6 +116,8 @@ class FeatureExtractionTask(Task):
         if self._options.normalize:
             lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
             vectors = vectors / np.maximum(lengths, 1e-12)
+        if self._options.output == "float16":
+            vectors = np.where(np.abs(vectors) > HALF_MAX, np.float32(np.inf), vectors)  # what it would become
         return vectors
 
     def _numbers(self, vectors: NDArray[np.float32]) -> pa.Array:

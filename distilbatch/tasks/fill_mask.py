@@ -16,7 +16,8 @@ from typing_extensions import override
 
 from distilbatch import schema
 from distilbatch.records import Decoded, HeadOutput, Sequences
-from distilbatch.tasks.base import NOT_FINITE, Asked, Inputs, Task, single_texts
+from distilbatch.tasks.base import NOT_FINITE, OUT_OF_MEMORY, Asked, Inputs, Task, single_texts
+from distilbatch.tasks.document_tokens import merge_windows
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,8 +107,8 @@ class FillMaskTask(Task):
         places = np.arange(len(output.positions))
         if self._stride is None:
             return places
-        merged = merge_windows(HeadOutput(output.positions, places[:, None]), asked, stride=self._stride)
-        return merged.values[:, 0]
+        numbered = HeadOutput(output.positions, places.astype(np.float32)[:, None])  # exact below 2**24 masks
+        return merge_windows(numbered, asked, stride=self._stride).values[:, 0].astype(np.int64)
 
     def _texts(self, ids: NDArray[np.int64]) -> pa.Array:
         distinct, places = np.unique(ids, return_inverse=True)

@@ -55,10 +55,10 @@ class MultipleChoiceTask(Task):
         errors = failed_rows(output.positions, asked) | _unread(asked)
         owners = asked.document_rows[output.positions]
         whole = ~np.isin(owners, list(errors))
-        owners, values = owners[whole], output.values.reshape(len(output.positions), -1)[whole, :1].reshape(-1)
-        rows, first = np.unique(owners, return_index=True)
+        rows, first = np.unique(owners[whole], return_index=True)
         if not len(rows):
             return Decoded(pa.nulls(asked.num_rows, self.type), errors)
+        values = output.values[whole, 0]
         counts = np.diff([*first, len(values)])
         with np.errstate(invalid="ignore"):  # an infinite logit gives NaN, which is looked for below
             shifted = np.exp(values - np.repeat(np.maximum.reduceat(values, first), counts))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass
+from operator import attrgetter
 
 import numpy as np
 import pyarrow as pa
@@ -119,7 +120,9 @@ class QuestionAnsweringTask(Task):
         if self._options.handle_impossible_answer:
             for row, score in _least_likely(contexts.no_answer, asked.document_rows[documents]):
                 answers[row].append(_Answer("", 0, 0, score))
-        lists = [sorted(found, key=_score, reverse=True)[: self._options.top_k] for found in answers.values()]
+        lists = [
+            sorted(found, key=attrgetter("score"), reverse=True)[: self._options.top_k] for found in answers.values()
+        ]
         column = scatter(_column(lists), np.fromiter(answers, np.int64), num_rows=asked.num_rows)
         return Decoded(column, errors)
 
@@ -148,10 +151,6 @@ class _Answer:
     score: float
 
 
-def _score(answer: _Answer) -> float:
-    return answer.score
-
-
 def _errors(output: HeadOutput, asked: Asked, details: TokenDetails) -> dict[int, str]:
     """Rows without an answer: one of their windows failed, has scores that are no numbers, or holds no question."""
     begins, rows = asked.tokens.cu_seqlens[:-1], asked.document_rows
@@ -176,8 +175,11 @@ def _merge(
     columns = (owners, asked.sequences.rows[owners], starts, ends, spans.scores)
     for sequence, row, start, end, score in zip(*(column.tolist() for column in columns), strict=True):
         text = contexts[sequence][start:end]
-        found = answers[row].setdefault(text.lower(), _Answer(text, start, end, 0.0))
-        found.score += score
+        found = answers[row].get(key := text.lower())
+        if found is None:
+            answers[row][key] = _Answer(text, start, end, score)
+        else:
+            found.score += score
     return {row: list(found.values()) for row, found in answers.items()}
 
 

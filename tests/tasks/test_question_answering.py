@@ -198,6 +198,17 @@ def test_equal_answers_at_several_places_are_one_at_the_likeliest_with_the_sum_o
     assert answers[0][0]["score"] == pytest.approx(share[2] + share[4])
 
 
+def test_no_answer_is_as_likely_as_in_the_window_where_it_is_least_so(vocabulary):
+    asker = Asker(vocabulary, max_length=20, doc_stride=4, top_k=100, handle_impossible_answer=True)
+    asked = asker.ask(["a town " * 20], ["who"])
+    cu_seqlens = asked.tokens.cu_seqlens
+    values = np.zeros((cu_seqlens[-1], 2), np.float32)
+    values[cu_seqlens[:-1]] = [[2, 2], [-3, -3], [5, 5]]  # [CLS] of windows with 16 tokens of context
+    answers, _ = asker.decode(asked, HeadOutput(np.arange(len(values)), values))
+    least = (np.exp(-3) / (np.exp(-3) + 16)) ** 2
+    assert [answer["score"] for answer in answers[0] if not answer["answer"]] == pytest.approx([least])
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [({"question": " "}, "question is blank"), ({"top_k": 0}, "top_k"), ({"max_answer_len": 0}, "max_answer_len"),
