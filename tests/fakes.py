@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -17,10 +16,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from distilbatch import schema
-from distilbatch.commit.ledger import RunLedger
-from distilbatch.commit.records import CommitRecord, DoneRecord, OwnerRecord, PlanRecord, ShardRecord, parse
-from distilbatch.commit.store import LocalStore, Store
-from distilbatch.engine.driver import Driver, Progress, resolve_run
+from distilbatch.commit.records import OwnerRecord
+from distilbatch.commit.store import Store
+from distilbatch.engine.driver import Driver, resolve_run
 from distilbatch.engine.executor import Executor
 from distilbatch.engine.job import Job
 from distilbatch.engine.spec import Outcome, ShardTask, WorkerSpec
@@ -118,9 +116,8 @@ def published_places(sink: Path) -> Counter[Place]:
     if not any(data.rglob("*.parquet")):
         return Counter()
     with duckdb.connect(config={"threads": 1}) as connection:
-        rows = connection.execute(
-            "SELECT _row.source_file, _row.source_row FROM read_parquet(?, union_by_name=true)", [f"{data}/**/*.parquet"]
-        ).fetchall()
+        query = "SELECT _row.source_file, _row.source_row FROM read_parquet(?, union_by_name=true)"
+        rows = connection.execute(query, [f"{data}/**/*.parquet"]).fetchall()
     return Counter(rows)
 
 
@@ -136,7 +133,6 @@ class FakeExecutor(Executor):
         spec: What a worker would get.
         log: Gets the index of every shard that is computed, one line each.
         failpoint: Called with a name before and after each shard is staged.
-        delay_s: Time a shard takes; a stop is noticed meanwhile.
     """
 
     def __init__(
@@ -145,16 +141,14 @@ class FakeExecutor(Executor):
         *,
         log: Path | None = None,
         failpoint: Callable[[str], None] = lambda name: None,
-        delay_s: float = 0.0,
     ) -> None:
         self._spec = spec
         self._log = log
         self._failpoint = failpoint
-        self._delay_s = delay_s
 
     def run(self, tasks: Sequence[ShardTask], *, stop: threading.Event) -> Iterator[Outcome]:
         for task in tasks:
-            if stop.is_set() or (self._delay_s and stop.wait(self._delay_s)):
+            if stop.is_set():
                 return
             if self._log is not None:
                 with self._log.open("a") as log:
@@ -166,13 +160,13 @@ class FakeExecutor(Executor):
 
     def _stage(self, task: ShardTask) -> ShardResult:
         spec, shard, fragment = self._spec, task.shard, task.fragment
-        rows = pq.read_table(spec.source_root / fragment.path).slice(shard.row_start, shard.num_rows)
+        with pq.ParquetFile(spec.source_root / fragment.path) as file:
+            rows = file.read().slice(shard.row_start, shard.num_rows)
         places = np.arange(shard.row_start, shard.row_stop)
         row = [_row(fragment.path, int(place)) for place in places]
         columns = {name: rows[name].cast(spec.source_schema.field(name).type) for name in spec.passthrough}
-        table = pa.table(
-            {**columns, "label": [f"L{i % 3}" for i in rows["id"].to_pylist()], schema.ROW: pa.array(row, schema.ROW_TYPE)}
-        )
+        labels = [f"L{i % 3}" for i in rows["id"].to_pylist()]
+        table = pa.table({**columns, "label": labels, schema.ROW: pa.array(row, schema.ROW_TYPE)})
         batch = table.combine_chunks().to_batches()[0]
         attempt = uuid4().hex
         spec.layout.staging.mkdir(parents=True, exist_ok=True)

@@ -82,7 +82,10 @@ class ClaimChain:
             if data is None:
                 self._refuse_gap(path)
                 return
-            yield parse(ClaimRecord, data, where=str(path)).plan
+            plan = parse(ClaimRecord, data, where=str(path)).plan
+            if plan.job != self._job:
+                raise ConflictError(f"{path}: a claim of another job", expected=self._job, found=plan.job)
+            yield plan
             number += 1
 
     def _refuse_gap(self, missing: Path) -> None:

@@ -11,6 +11,8 @@ from dataclasses import replace
 from datetime import date, datetime, timezone
 from pathlib import Path
 
+from typing_extensions import override
+
 from distilbatch import __version__
 from distilbatch.commit.claims import ClaimChain
 from distilbatch.commit.ledger import RunLedger
@@ -217,7 +219,7 @@ class Driver:
         tasks = [ShardTask(shard, plan.fragments[shard.fragment], crashing.get(shard.index, ())) for shard in todo]
         executor = self._make_executor(job, worker_spec(job, plan))
         rows, failures = 0, Failures(job.run_key)
-        for outcome in executor.run(tasks, stop=self._stop):
+        for outcome in executor.run(tasks, stop=_WindowStop(self._stop)):
             if isinstance(outcome, PoolEvent):
                 if outcome.shard is not None and outcome.rows:
                     ledger.record_crashing_rows(plan, outcome.shard, outcome.rows, message=outcome.message)
@@ -244,6 +246,18 @@ class Driver:
             raise BusyError(
                 f"{job.run_key}: another run took over", remedy="let it finish; what was committed here counts"
             )
+
+
+class _WindowStop(threading.Event):
+    """The stop of one window within a run: an executor that gives up sets it, and stops nobody else by that."""
+
+    def __init__(self, run: threading.Event) -> None:
+        super().__init__()
+        self._run = run
+
+    @override
+    def is_set(self) -> bool:
+        return super().is_set() or self._run.is_set()
 
 
 def worker_spec(job: Job, plan: PlanRecord) -> WorkerSpec:

@@ -24,7 +24,7 @@ def _repair(array: pa.Array) -> pa.Array:
     if types.is_string(kind) or types.is_large_string(kind):
         values = [value.as_buffer().to_pybytes() if value.is_valid else None for value in array]
         return pa.array([None if value is None else value.decode("utf-8", "replace") for value in values], kind)
-    whole = array.take(pa.array(range(len(array))))  # rid of a slice's offset, which the constructors refuse
+    whole = array.take(pa.array(range(len(array)), pa.int64()))  # rid of a slice's offset, which constructors refuse
     if types.is_list(kind) or types.is_large_list(kind):
         items = _repair(whole.values)
         return type(whole).from_arrays(whole.offsets, items, type=kind, mask=whole.is_null())

@@ -6,9 +6,9 @@ import json
 import logging
 import random
 import secrets
-import time
 from collections import Counter
 from collections.abc import Callable
+from itertools import chain, repeat
 from pathlib import Path
 
 import pyarrow as pa
@@ -199,7 +199,7 @@ class Simulation:
         if dice < 0.01:
             self.grow()
         elif dice < 0.03 and self.disk.late:
-            self._land()
+            self.land()
         elif not live or (dice < 0.15 and len(live) < 4):
             self._start_any(self.random.choice(self.windows))
         else:
@@ -226,7 +226,7 @@ class Simulation:
         if not process.alive and not isinstance(process.error, expected):
             raise process.error
 
-    def _land(self) -> None:
+    def land(self) -> None:
         late = self.disk.late.pop(self.random.randrange(len(self.disk.late)))
         self.trace.append(("a late request arrives",))
         late()
@@ -239,17 +239,17 @@ class Simulation:
             if process not in zombies:
                 self._finish(process)
         for window in self.windows:
-            assert self._to_the_end(window).state in {"committed", "already committed"}
-        self._check(complete=False)
+            assert self.to_the_end(window).state in {"committed", "already committed"}
+        self.check(complete=False)
         self.grow()
-        self._to_the_end(LAST)
+        self.to_the_end(LAST)
         while self.disk.late:
-            self._land()
+            self.land()
         for process in zombies:
             self._finish(process)
-        self._check(complete=True)
+        self.check(complete=True)
 
-    def _to_the_end(self, window: tuple[str, int | None]):
+    def to_the_end(self, window: tuple[str, int | None]):
         process = self.start(window, polite=False)
         self._finish(process)
         assert process.error is None, process.error
@@ -259,7 +259,7 @@ class Simulation:
         while process.alive:
             self._step(process, lambda name, path: RUN)
 
-    def _check(self, *, complete: bool) -> None:
+    def check(self, *, complete: bool) -> None:
         data = {path: content for path, content in self.disk.files.items() if path.is_relative_to(ROOT / "data")}
         rows = Counter(tuple(row) for content in data.values() for row in json.loads(content)["rows"])
         assert rows == self.invariants.published
@@ -286,3 +286,175 @@ def quiet():
     logger.setLevel(logging.ERROR)
     yield
     logger.setLevel(before)
+
+
+def up_to(name: str) -> Callable[[str, Path], str | None]:
+    """Run up to just before an operation on a file of this name."""
+    return lambda operation, path: None if path.name == name and operation.endswith("_new") else RUN
+
+
+def run_on(operation: str, path: Path) -> str:
+    return RUN
+
+
+@pytest.fixture
+def two_files() -> Simulation:
+    """Two files of 5 and 4 rows: four shards. Nothing has run yet."""
+    simulation = Simulation(0)
+    simulation.fragments[:] = [
+        Fragment(f"f{n}.parquet", 100 + n, sha256_bytes(b"%d" % n), rows, (rows,), (10 * rows,))
+        for n, rows in enumerate((5, 4))
+    ]
+    return simulation
+
+
+@pytest.mark.parametrize("block", range(5))
+def test_no_schedule_breaks_a_guarantee(block):
+    for seed in range(block * 120, block * 120 + 120):
+        explore(seed)
+
+
+def test_no_fresh_schedule_breaks_a_guarantee():
+    first = secrets.randbits(40)  # the message of a failure has the seed
+    for seed in range(first, first + 150):
+        explore(seed)
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(3600)
+def test_no_schedule_of_a_night_breaks_a_guarantee():
+    first = secrets.randbits(40)
+    for seed in range(first, first + 30_000):
+        explore(seed)
+
+
+def test_a_store_that_ignores_put_if_absent_is_found_out():
+    broken = 0
+    for seed in range(40):
+        try:
+            explore(seed, BrokenDisk)
+        except AssertionError:
+            broken += 1
+    assert broken > 20
+
+
+@pytest.mark.parametrize("fate", [KILL_BEFORE, KILL_AFTER, KILL_LATE, LOSE_REPLY, REFUSE])
+def test_one_fault_at_any_operation(fate):
+    number, reached = 0, True
+    while reached:
+        simulation = Simulation(1)
+        process = simulation.start(WINDOWS[0], polite=True)
+        fates = chain(repeat(RUN, number), [fate], repeat(RUN))
+        process.step(lambda name, path, fates=fates: next(fates))
+        assert not process.alive
+        reached = process.error is not None
+        assert not reached or isinstance(process.error, (KilledError, InjectedError)), process.error
+        late = simulation.disk.late[:]
+        simulation.disk.late.clear()
+        if number % 2:  # a late request arrives before the recovery, or after it
+            simulation.disk.late.extend(late)
+            while simulation.disk.late:
+                simulation.land()
+        simulation.to_the_end(WINDOWS[0])
+        simulation.disk.late.extend(late if not number % 2 else [])
+        simulation.to_the_end(LAST)
+        while simulation.disk.late:
+            simulation.land()
+        simulation.check(complete=True)
+        number += 1
+    assert number > 40
+
+
+def test_a_finaliser_that_is_overtaken_ends_well(two_files):
+    """It is about to link a staged file that another one has linked, and removed, meanwhile."""
+    slow = two_files.start(WINDOWS[0], polite=False)
+    slow.step(up_to("done.json"))
+    links = [path for path in two_files.disk.files if path.is_relative_to(ROOT / "data")]
+    assert len(links) == 4
+    again = Simulation(0)
+    again.fragments[:] = two_files.fragments
+    for link in links:
+        slow = again.start(WINDOWS[0], polite=False)
+        slow.step(lambda name, path, link=link: None if (name, path) == ("link_new", link) else RUN)
+        again.to_the_end(WINDOWS[0])
+        slow.step(run_on)
+        assert slow.error is None
+        again.check(complete=True)
+        again = Simulation(0)
+        again.fragments[:] = two_files.fragments
+
+
+def test_a_file_that_came_after_a_run_listed_the_source_does_not_stop_it(two_files):
+    """It has listed, a file comes, and another process plans its window with that file, and dies."""
+    slow = two_files.start(WINDOWS[0], polite=True)
+    slow.step(up_to("000001.json"))
+    two_files.grow()
+    other = two_files.start(WINDOWS[0], polite=True)
+    other.step(lambda name, path: KILL_AFTER if (name, path.name) == ("put_new", "000001.json") else RUN)
+    slow.step(run_on)
+    assert slow.error is None
+    assert two_files.invariants.plans[WINDOWS[0][0]].num_rows == sum(f.num_rows for f in two_files.fragments) > 9
+    two_files.check(complete=True)
+
+
+def test_a_loser_removes_what_it_staged(two_files):
+    slow = two_files.start(WINDOWS[0], polite=False)
+    slow.step(up_to("00000.json"))
+    staged = {path for path in two_files.disk.files if path.parent.name == "staging"}
+    faster = two_files.start(WINDOWS[0], polite=False)
+    faster.step(up_to("00001.json"))
+    slow.step(up_to("00001.json"))
+    assert len(staged) == 1
+    assert not staged & set(two_files.disk.files)
+    for process in (slow, faster):
+        process.step(run_on)
+        assert process.error is None
+    two_files.check(complete=True)
+
+
+@pytest.mark.parametrize("shard", range(4))
+def test_a_zombie_loses_its_shard_and_leaves_nothing(two_files, shard):
+    zombie = two_files.start(WINDOWS[0], polite=False)
+    zombie.step(up_to(f"{shard:05d}.json"))
+    two_files.to_the_end(WINDOWS[0])
+    published = {path: data for path, data in two_files.disk.files.items() if path.is_relative_to(ROOT / "data")}
+    zombie.step(run_on)
+    assert zombie.error is None
+    assert [path for path in two_files.disk.files if path.parent.name == "staging"] == []
+    assert {path: two_files.disk.files[path] for path in published} == published
+    two_files.check(complete=True)
+
+
+def test_windows_that_are_about_to_claim_the_same_rows_share_them(two_files):
+    everybody = [two_files.start(window, polite=True) for window in WINDOWS]
+    for process in everybody:
+        process.step(up_to("000001.json"))
+    for process in everybody:
+        process.step(run_on)
+    assert [process.error for process in everybody] == [None] * 4
+    assert [plan.num_rows for plan in two_files.invariants.plans.values()] == [9, 0, 0, 0]
+    two_files.check(complete=True)
+
+
+def test_a_sample_and_a_full_run_that_race_share_the_rows(two_files):
+    full, sample = two_files.start(WINDOWS[0], polite=True), two_files.start(WINDOWS[2], polite=True)
+    for process in (full, sample):
+        process.step(up_to("000001.json"))
+    sample.step(run_on)
+    full.step(run_on)
+    assert (sample.error, full.error) == (None, None)
+    assert {plan.window: plan.num_rows for plan in two_files.invariants.plans.values()} == {
+        WINDOWS[2][0]: 4,
+        WINDOWS[0][0]: 5,
+    }
+    two_files.check(complete=True)
+
+
+def test_a_polite_run_stops_when_another_one_has_taken_over(two_files):
+    slow = two_files.start(WINDOWS[0], polite=True)
+    slow.step(up_to("00001.json"))
+    two_files.to_the_end(WINDOWS[0])
+    slow.step(run_on)
+    assert isinstance(slow.error, BusyError)
+    assert str(slow.error) == "nightly/2026-01-01: another run took over; let it finish; what was committed here counts"
+    two_files.check(complete=True)

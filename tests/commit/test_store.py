@@ -31,8 +31,7 @@ class Recorder:
         def call(target, *rest, **kwargs):
             path = os.readlink(f"/proc/self/fd/{target}") if isinstance(target, int) else str(target)
             result = real(target, *rest, **kwargs)
-            suffix = ".tmp" if path.endswith(".tmp") else ""
-            self.calls.append(f"{name} {Path(path).name if not suffix else suffix}")
+            self.calls.append(f"{name} {'.tmp' if path.endswith('.tmp') else Path(path).name}")
             return result
 
         return call
@@ -231,7 +230,7 @@ def test_a_published_name_is_never_taken_over(tmp_path):
 def test_a_staged_file_that_somebody_else_has_published_and_removed_is_a_loss(tmp_path):
     (tmp_path / "final").write_bytes(b"rows")
     assert STORE.link_new(tmp_path / "staged", tmp_path / "final") is False
-    with pytest.raises(SetupError, match="cannot write .*other"):
+    with pytest.raises(SetupError, match=r"cannot write .*other"):
         STORE.link_new(tmp_path / "staged", tmp_path / "other")
 
 

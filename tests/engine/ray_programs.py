@@ -1,8 +1,8 @@
 """Programs that the Ray tests run in processes of their own, to kill them or to give them another cluster.
 
-    ray_programs.py drive CONFIG        one run, told on stdout as JSON lines; SIGTERM stops it at a resumable point
-    ray_programs.py gpus CONFIG         a run on two logical GPUs, and one that shares a GPU
-    ray_programs.py two-nodes CONFIG    a run on a cluster of two nodes that it joins, one of which goes down
+ray_programs.py drive CONFIG [N]    one run (of N rows), told on stdout as JSON lines; SIGTERM stops it
+ray_programs.py gpus CONFIG         a run on two logical GPUs, and one that shares a GPU
+ray_programs.py two-nodes CONFIG    a run on a cluster of two nodes that it joins, one of which goes down
 """
 
 from __future__ import annotations
@@ -48,7 +48,8 @@ def drive(config: dict[str, Any]) -> int:
     stop = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: stop.set())
     try:
-        report = distilbatch.run(config, progress=Report(), stop=stop)
+        limit = int(sys.argv[3]) if len(sys.argv) > 3 else None
+        report = distilbatch.run(config, limit=limit, progress=Report(), stop=stop)
     except DistilbatchError as error:
         tell(kind="error", error=type(error).__name__, message=str(error))
         return error.exit_code

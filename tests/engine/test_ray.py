@@ -24,8 +24,11 @@ from distilbatch.engine.spec import PoolEvent
 from distilbatch.engine.summary import RunReport
 from distilbatch.engine.worker import CRASH_MESSAGE
 from distilbatch.errors import CheckpointError, DistilbatchError, InterruptedRunError, ResourceError, SetupError
+from distilbatch.model.modeling import DistilBertForSequenceClassification
 
 pytestmark = pytest.mark.ray
+
+FORWARD = DistilBertForSequenceClassification.forward_packed
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -40,8 +43,10 @@ def source(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def pipeline(tmp_path: Path) -> Callable[[str], str]:
+def pipeline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], str]:
     """A pipeline file: workers run it when they start, so that it is also a way into them."""
+    # The driver runs it as well; what it does to the model here is undone after the test.
+    monkeypatch.setattr(DistilBertForSequenceClassification, "forward_packed", FORWARD)
 
     def write(body: str) -> str:
         path = tmp_path / "pipeline.py"
@@ -118,7 +123,7 @@ def run(source, tmp_path, checkpoint) -> Callable[..., RunReport]:
 
 
 def test_whichever_workers_are_killed_every_row_is_labelled_once_as_the_local_engine_does(
-    run, source, tmp_path, checkpoint, slow
+    run, source, tmp_path, checkpoint, slow, capsys
 ):
     class KillThrice(Watch):
         def event(self, event):
@@ -139,6 +144,7 @@ def test_whichever_workers_are_killed_every_row_is_labelled_once_as_the_local_en
     assert 3 <= watch.count("died") <= 4
     assert all("a worker died (" in event.message for event in watch.events if event.kind == "died")
     assert os.getpid() not in watch.pids
+    assert capsys.readouterr().out == ""  # where Ray would tell about the dead, in the midst of the program's output
     assert_exact(tmp_path / "out", source)
 
     local = tmp_path / "local"

@@ -7,12 +7,14 @@ import os
 import signal
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from types import ModuleType
+from typing import Any
 
 import ray
-from ray._private import services
+from ray._private import services, worker
 
 from distilbatch.config import Engine
 from distilbatch.errors import SetupError
@@ -22,6 +24,8 @@ _CONNECT_S = 10.0
 _OBJECT_STORE_BYTES = 128 << 20  # only descriptors and small results pass through it
 _UNSAFE_VARIABLE = "RAY_DATA_AUTOLOAD_CLOUDPICKLE_TENSOR_METADATA"
 _MAX_SMALL_CLUSTER_CPUS = 8
+
+_log = logging.getLogger("distilbatch")
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +62,16 @@ def connected(engine: Engine) -> Iterator[None]:
     if ray.is_initialized():
         yield
         return
-    address = engine.address or os.environ.get("RAY_ADDRESS")
+    # Ray prints what it has to say about dead workers to stdout, which belongs to the program.
+    with _replaced(worker, "print_to_stdstream", _log_lines):
+        _connect(engine.address or os.environ.get("RAY_ADDRESS"))
+        try:
+            yield
+        finally:
+            ray.shutdown()
+
+
+def _connect(address: str | None) -> None:
     try:
         with _own_sigterm_handler():
             if address:
@@ -73,10 +86,6 @@ def connected(engine: Engine) -> Iterator[None]:
             found=f"{type(error).__name__}: {error}",
             remedy="check RAY_ADDRESS and the cluster, or set engine.type: local",
         ) from error
-    try:
-        yield
-    finally:
-        ray.shutdown()
 
 
 def _refuse_silence(address: str) -> None:
@@ -131,7 +140,8 @@ def _cpus_per_actor(engine: Engine, cpus: float, gpu_slots: float) -> float:
 
 
 def _start_local() -> None:
-    with _loopback_only():
+    # Ray replaces the loopback address by the machine's own, which opens its ports to the network.
+    with _replaced(services, "resolve_ip_for_localhost", lambda host: host):
         ray.init(
             address="local",
             include_dashboard=False,
@@ -141,6 +151,10 @@ def _start_local() -> None:
             log_to_driver=False,
             logging_level=logging.ERROR,
         )
+
+
+def _log_lines(data: dict[str, Any], ignore_prefix: bool = False) -> None:
+    _log.debug("Ray: %s", "\n".join(data["lines"]))
 
 
 @contextmanager
@@ -156,17 +170,17 @@ def _own_sigterm_handler() -> Iterator[None]:
 
 
 @contextmanager
-def _loopback_only() -> Iterator[None]:
-    """Keep Ray from replacing the loopback address by the machine's own, which opens its ports to the network.
+def _replaced(module: ModuleType, name: str, function: Callable[..., Any]) -> Iterator[None]:
+    """Put another function in the place of a private one of Ray, which has no setting for what it does.
 
-    Ray has no setting for it. Where the private function is gone, the cluster starts with Ray's own choice.
+    Where Ray no longer has it, Ray's own way stays.
     """
-    replaced = getattr(services, "resolve_ip_for_localhost", None)
-    if replaced is None:
+    original = getattr(module, name, None)
+    if original is None:
         yield
         return
-    services.resolve_ip_for_localhost = lambda host: host
+    setattr(module, name, function)
     try:
         yield
     finally:
-        services.resolve_ip_for_localhost = replaced
+        setattr(module, name, original)

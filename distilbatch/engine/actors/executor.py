@@ -116,7 +116,7 @@ class _Pool:
             return
         if ref == slot.start:
             self._ever_ready = True
-            slot.node = result["node"]
+            slot.ready = True
             gpus = f", GPU {', '.join(map(str, result['gpus']))}" if result["gpus"] else ""
             yield PoolEvent("started", f"worker {result['pid']}{gpus}")
         else:
@@ -129,13 +129,12 @@ class _Pool:
         self._deaths += 1
         yield PoolEvent("died", f"a worker died ({self._deaths} so far): {first_line(error)}")
         self._refuse_more_deaths(error)
-        blame = _node_lives(slot.node)
         for ref, task in slot.tasks.items():
             result = _finished(ref)
             if result is not None:
                 yield result
             else:
-                yield from self._requeue(task, blame=blame)
+                yield from self._requeue(task)
         self._slots.append(self._new_slot())
 
     def _refuse_more_deaths(self, error: RayError) -> None:
@@ -154,10 +153,10 @@ class _Pool:
                 remedy="look for the cause in Ray's logs, then run the same command again",
             )
 
-    def _requeue(self, task: ShardTask, *, blame: bool) -> Iterator[Outcome]:
+    def _requeue(self, task: ShardTask) -> Iterator[Outcome]:
         index = task.shard.index
         suspects = {stage: take_trace(self._spec.layout.trace(index), stage) for stage in STAGES}
-        self._blame[index] += blame and any(suspects.values())
+        self._blame[index] += any(suspects.values())
         if self._blame[index] and self._blame[index] % _DEATHS_BEFORE_SEARCH == 0:
             guilty = CrashSearch(self._new_slot, trace=self._spec.layout.trace, stop=self._stop).search(task, suspects)
             if guilty:
@@ -200,8 +199,3 @@ def _finished(ref: Any) -> ShardResult | None:  # noqa: ANN401 - Ray's reference
     except RayError:
         return None
     return result
-
-
-def _node_lives(node: str) -> bool:
-    """Whether a node is up; losing one with all its actors is not the fault of any row."""
-    return not node or any(item["NodeID"] == node and item["Alive"] for item in ray.nodes())  # type: ignore[no-untyped-call]

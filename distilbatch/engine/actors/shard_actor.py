@@ -29,8 +29,7 @@ class ShardActor:
         # Read by the tokenizer's thread pool when it is first used.
         os.environ["RAYON_NUM_THREADS"] = str(spec.device.threads)
         self._worker = Worker(spec)
-        context = ray.get_runtime_context()
-        return {"pid": os.getpid(), "node": context.get_node_id(), "gpus": context.get_accelerator_ids()["GPU"]}
+        return {"pid": os.getpid(), "gpus": ray.get_runtime_context().get_accelerator_ids()["GPU"]}
 
     def process(self, task: ShardTask) -> ShardResult:
         """Label a shard; see :meth:`distilbatch.engine.worker.Worker.process`."""
@@ -57,19 +56,14 @@ class ActorSlot:
     Args:
         actor: The handle.
         start: The call that loads its models.
-        node: The node it runs on; empty until it is ready.
+        ready: Whether they are loaded.
         tasks: Shards under way, by call.
     """
 
     actor: Any
     start: Any
-    node: str = ""
+    ready: bool = False
     tasks: dict[Any, ShardTask] = field(default_factory=dict)
-
-    @property
-    def ready(self) -> bool:
-        """Whether the models are loaded."""
-        return bool(self.node)
 
 
 def start_actor(spec: WorkerSpec, engine: Engine, slots: Slots) -> ActorSlot:
