@@ -363,7 +363,7 @@ def test_an_impossible_path_in_a_record(finished):
         # A plan that cannot be read is told, and the claim says what was planned.
         (lambda plan: plan.update(window="other"), "plan.json: the plan of another run", "published"),
         (lambda plan: plan["shards"][0].update(row_stop=1000), "plan.json: not a valid ", "published"),
-        (lambda plan: plan["semantic"].update(floating=0.5), "once: plan.json was edited or damaged; found ", "damaged"),
+        (lambda plan: plan["semantic"].update(floating=0.5), "plan.json was edited or damaged; found ", "damaged"),
     ],
     ids=["another run", "too many rows", "a float"],
 )
