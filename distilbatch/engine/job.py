@@ -34,6 +34,7 @@ class Job:
         heads: The annotations.
         model_fingerprints: Identity of each head's checkpoint, by output column.
         semantic: The settings that change results.
+        dated_source: Whether each window reads a folder of its own; equal paths in two of them are two files.
     """
 
     config: Config
@@ -42,6 +43,7 @@ class Job:
     heads: tuple[HeadSpec, ...]
     model_fingerprints: dict[str, str]
     semantic: dict[str, Any]
+    dated_source: bool = False
 
     @property
     def name(self) -> str:
@@ -86,10 +88,6 @@ class Job:
             threads=_number(engine.threads),
         )
 
-    def with_window(self, window: str, limit: int | None) -> Job:
-        """The same job for another window of the same sink."""
-        return Job(self.config, window, limit, self.heads, self.model_fingerprints, self.semantic)
-
 
 def resolve_job(config: Config, *, day: date | None = None, limit: int | None = None) -> Job:
     """Check everything that can be checked before the source is read.
@@ -108,6 +106,7 @@ def resolve_job(config: Config, *, day: date | None = None, limit: int | None = 
     window = UNDATED_WINDOW if day is None else day.isoformat()
     if limit is not None:
         window = f"{window}-limit{limit}"
+    dated_source = "{{" in config.source.path
     config = render(config, day=day, window=window)
     pipeline = load_pipeline(Path(config.pipeline)) if config.pipeline else None
     annotations = config.annotations(pipeline)
@@ -115,7 +114,7 @@ def resolve_job(config: Config, *, day: date | None = None, limit: int | None = 
     hooks = pipeline_fingerprint(Path(config.pipeline)) if hooked and config.pipeline else None
     semantic = {"processing": PROCESSING_VERSION, **config.semantic(annotations, hooks=hooks)}
     heads = tuple(head_spec(annotation, config.source.columns.text) for annotation in annotations)
-    return Job(config, window, limit, heads, _fingerprints(heads), semantic)
+    return Job(config, window, limit, heads, _fingerprints(heads), semantic, dated_source)
 
 
 def new_plan(job: Job, **content: Any) -> PlanRecord:  # noqa: ANN401 - the remaining fields of the record
