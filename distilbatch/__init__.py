@@ -9,7 +9,16 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from distilbatch.config import TextClassification, load_config
+    from distilbatch.config import (
+        FeatureExtraction,
+        FillMask,
+        MultipleChoice,
+        QuestionAnswering,
+        TextClassification,
+        TokenClassification,
+        ZeroShotClassification,
+        load_config,
+    )
     from distilbatch.engine.annotator import Annotator
     from distilbatch.engine.driver import run
     from distilbatch.engine.forecast import plan
@@ -22,8 +31,14 @@ __version__ = "0.1.0"
 __all__ = [
     "Annotator",
     "DistilbatchError",
+    "FeatureExtraction",
+    "FillMask",
+    "MultipleChoice",
     "Pipeline",
+    "QuestionAnswering",
     "TextClassification",
+    "TokenClassification",
+    "ZeroShotClassification",
     "__version__",
     "load_config",
     "plan",
@@ -35,7 +50,13 @@ _HOMES = {
     "Annotator": "distilbatch.engine.annotator",
     "DistilbatchError": "distilbatch.errors",
     "Pipeline": "distilbatch.pipeline",
+    "FeatureExtraction": "distilbatch.config",
+    "FillMask": "distilbatch.config",
+    "MultipleChoice": "distilbatch.config",
+    "QuestionAnswering": "distilbatch.config",
     "TextClassification": "distilbatch.config",
+    "TokenClassification": "distilbatch.config",
+    "ZeroShotClassification": "distilbatch.config",
     "load_config": "distilbatch.config",
     "plan": "distilbatch.engine.forecast",
     "run": "distilbatch.engine.driver",

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from pydantic import ValidationError
 
+from distilbatch.config.annotation_base import AnnotationSection
 from distilbatch.config.annotations import Annotation, TextClassification
 from distilbatch.config.fields import repeated_name
 from distilbatch.config.problems import key_text, problems_of
@@ -56,7 +57,7 @@ class Pipeline:
         if not self.annotate:
             raise ConfigError("Pipeline.annotate is empty", expected="at least one annotation")
         for index, item in enumerate(self.annotate):
-            if not isinstance(item, Annotation):
+            if not isinstance(item, AnnotationSection):
                 raise ConfigError(
                     f"Pipeline.annotate.{index}",
                     expected="an annotation such as TextClassification(name=...)",

@@ -131,25 +131,61 @@ class Documents:
 
 
 @dataclass(frozen=True, slots=True)
+class Sequences:
+    """What a task wants tokenized: M sequences, each a text or a pair of texts, made of B rows.
+
+    Args:
+        first: M texts.
+        second: M second texts of pairs; None where there are no pairs.
+        rows: ``(M,)`` int64, the row of the sort buffer each was made of. Several sequences may share a row (choices,
+            candidate labels) and a row may have none (no text).
+        errors: Rows that cannot be asked, with the reason; they have no sequence.
+    """
+
+    first: list[str]
+    second: list[str] | None
+    rows: NDArray[np.int64]
+    errors: dict[int, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class TokenDetails:
+    """Where tokens come from; only tasks that point into texts need it.
+
+    Args:
+        offsets: ``(T, 2)`` int32, the half-open range of characters in the text the token belongs to; (0, 0) for
+            special tokens.
+        parts: ``(T,)`` int8: 0 a special token, 1 the first text, 2 the second.
+    """
+
+    offsets: NDArray[np.int32]
+    parts: NDArray[np.int8]
+
+
+@dataclass(frozen=True, slots=True)
 class TokenBatch:
-    """N documents as token ids laid end to end, without padding.
+    """N documents as token ids laid end to end, without padding. A document is a sequence or a text window of one.
 
     Args:
         input_ids: ``(T,)`` int32.
         cu_seqlens: ``(N + 1,)`` int64, starting at 0; document i is ``input_ids[cu_seqlens[i]:cu_seqlens[i+1]]``.
-        rows: ``(N,)`` int64, the document's row in its sort buffer.
-        truncated: ``(N,)`` bool, True where tokens were cut off.
+        sequences: ``(N,)`` int64, the sequence each document is (a window of), rising.
+        windows: ``(N,)`` int32, which window of its sequence it is, from 0.
+        truncated: ``(N,)`` bool, True where tokens of the sequence were cut off and are in no window.
+        details: Where each token comes from, if that was asked for.
     """
 
     input_ids: NDArray[np.int32]
     cu_seqlens: NDArray[np.int64]
-    rows: NDArray[np.int64]
+    sequences: NDArray[np.int64]
+    windows: NDArray[np.int32]
     truncated: NDArray[np.bool_]
+    details: TokenDetails | None = None
 
     def __post_init__(self) -> None:
-        if len(self.cu_seqlens) != len(self.rows) + 1 or int(self.cu_seqlens[-1]) != len(self.input_ids):
+        if len(self.cu_seqlens) != len(self.sequences) + 1 or int(self.cu_seqlens[-1]) != len(self.input_ids):
             raise ValueError(
-                f"token batch: expected cu_seqlens of {len(self.rows) + 1} entries ending at "
+                f"token batch: expected cu_seqlens of {len(self.sequences) + 1} entries ending at "
                 f"{len(self.input_ids)}, found {len(self.cu_seqlens)} ending at {self.cu_seqlens[-1]}"
             )
 
@@ -160,24 +196,40 @@ class TokenBatch:
 
     def __len__(self) -> int:
         """N."""
-        return len(self.rows)
+        return len(self.sequences)
 
 
 @dataclass(frozen=True, slots=True)
 class HeadOutput:
-    """What a head computed for the documents of a token batch, on the host.
+    """What a head computed for a token batch, on the host.
 
     Args:
-        rows: ``(N,)`` int64, row of each document in its sort buffer.
-        logits: ``(N, C)`` float32.
+        positions: ``(P,)`` int64, rising: the documents, or the tokens (indices into ``input_ids``), that the values
+            belong to, as the task's readout says. Documents too large for the device's memory are left out.
+        values: ``(P, ...)`` float32.
+        ids: ``(P, K)`` int64, the token ids the values are of; only for readouts over the vocabulary.
         tokens_computed: Tokens that went through the encoder for them, as the model counted them.
-        seconds: Time they took, waiting for the device left out.
+        seconds: Time they took, waiting for the device left out. A shared forward counts for its first head only.
     """
 
-    rows: NDArray[np.int64]
-    logits: NDArray[np.float32]
+    positions: NDArray[np.int64]
+    values: NDArray[np.float32]
+    ids: NDArray[np.int64] | None = None
     tokens_computed: int = 0
     seconds: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Decoded:
+    """One output column.
+
+    Args:
+        column: B values; null where a row has no prediction.
+        errors: Rows that could not be annotated, with the reason.
+    """
+
+    column: pa.Array
+    errors: dict[int, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,7 +19,7 @@ import torch
 
 from distilbatch.config import Config
 from distilbatch.engine.driver import Driver, worker_spec
-from distilbatch.engine.heads import Heads, TokenizedBuffer
+from distilbatch.engine.heads import Heads, TokenizedBuffer, count_rows
 from distilbatch.engine.job import Job, resolve_job
 from distilbatch.engine.local import LocalExecutor
 from distilbatch.engine.planning import build_plan, list_source
@@ -90,9 +90,9 @@ def measure_overhead(config: Config, *, limit: int = DEFAULT_ROWS, rounds: int =
                 job_s.append(job_seconds)
                 model_s.append(model_seconds)
     return Overhead(
-        rows=sum(len(buffer.documents.texts) for buffer in buffers),
-        documents=sum(len(buffer.tokens[0]) for buffer in buffers),
-        tokens=sum(len(tokens.input_ids) for buffer in buffers for tokens in buffer.tokens),
+        rows=sum(buffer.texts.num_rows for buffer in buffers),
+        documents=sum(int((count_rows(buffer).num_tokens > 0).sum()) for buffer in buffers),
+        tokens=sum(heads.tokens_to_compute(buffer) for buffer in buffers),
         tokens_computed=computed,
         job_s=tuple(job_s),
         model_s=tuple(model_s),
@@ -110,7 +110,7 @@ def _prepare(job: Job) -> tuple[Heads, list[TokenizedBuffer]]:
     spec = worker_spec(job, plan)
     heads = Heads(spec.heads, device=spec.device, max_doc_bytes=spec.max_doc_bytes)
     buffers = [
-        heads.tokenize(batch.batch.column(spec.text_column))
+        heads.tokenize(dict(zip(batch.batch.schema.names, batch.batch.columns, strict=True)))
         for shard in plan.shards
         for batch in read_shard(
             spec.source_root,

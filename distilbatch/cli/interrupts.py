@@ -32,6 +32,7 @@ def call_interruptibly(work: Callable[[], T], *, resumable: threading.Event, sto
         resumable: Set by the work once it can be resumed; before, a signal ends the process.
         stop: Set by the first signal after that; the next one ends the process.
     """
+
     def handle(number: int, frame: FrameType | None) -> None:
         if not resumable.is_set() or stop.is_set():
             if os.isatty(2):

@@ -14,6 +14,7 @@ from distilbatch.cli.checkpoints import convert
 from distilbatch.cli.configs import app as config
 from distilbatch.cli.demo import demo
 from distilbatch.cli.doctor import doctor
+from distilbatch.cli.pipe import pipe
 from distilbatch.cli.runs import plan, run
 from distilbatch.cli.sinks import status, verify
 
@@ -40,7 +41,7 @@ def program(
     """Annotate tables of documents with DistilBERT, exactly once, on a laptop or a Ray cluster."""
 
 
-for verb in (run, plan, status, verify, bench, convert, demo, doctor):
+for verb in (run, plan, status, verify, pipe, bench, convert, demo, doctor):
     app.command()(verb)
 app.add_typer(config, name="config")
 

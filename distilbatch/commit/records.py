@@ -118,8 +118,11 @@ class PlanRecord(_Record):
                 raise ValueError(f"shard {index}: expected its own index and a fragment of this plan")
             if _DIGEST.fullmatch(shard.shard_id) is None:
                 raise ValueError(f"shard {index}: expected a sha256, found {shard.shard_id[:80]!r}")
-            if not last.get(shard.fragment, 0) <= shard.row_start < shard.row_stop <= (
-                self.fragments[shard.fragment].num_rows
+            if (
+                not last.get(shard.fragment, 0)
+                <= shard.row_start
+                < shard.row_stop
+                <= (self.fragments[shard.fragment].num_rows)
             ):
                 raise ValueError(f"shard {index}: expected rows of its file that no earlier shard has")
             last[shard.fragment] = shard.row_stop

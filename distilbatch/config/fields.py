@@ -126,9 +126,7 @@ class Number:
     def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:  # noqa: ANN401
         return core_schema.no_info_plain_validator_function(self.check)
 
-    def __get_pydantic_json_schema__(
-        self, schema: CoreSchema, handler: GetJsonSchemaHandler
-    ) -> JsonSchemaValue:
+    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
         number: JsonSchemaValue = {"type": "integer" if self.whole else "number"}
         bounds = {"minimum": self.minimum, "maximum": self.maximum, "exclusiveMinimum": self.above}
         number |= {key: bound for key, bound in bounds.items() if bound is not None}
@@ -211,19 +209,13 @@ _IDENTIFIER = "a column name of letters, digits and '_', beginning with a letter
 
 AutoInt = Annotated[int | Literal["auto"], Number(minimum=1, auto=True)]
 AutoNumber = Annotated[float | Literal["auto"], Number(above=0, whole=False, auto=True)]
-GpuShare = Annotated[
-    float | Literal["auto"], Number(above=0, whole=False, auto=True), AfterValidator(_gpu_share)
-]
+GpuShare = Annotated[float | Literal["auto"], Number(above=0, whole=False, auto=True), AfterValidator(_gpu_share)]
 ColumnName = Annotated[str, Field(min_length=1)]
 Device = Annotated[
     str, AfterValidator(_Matching(r"auto|cpu|cuda(?::[0-9]{1,3})?", "'auto', 'cpu', 'cuda' or 'cuda:<index>'"))
 ]
 Identifier = Annotated[str, AfterValidator(_Matching(r"[A-Za-z][A-Za-z0-9_]{0,63}", _IDENTIFIER))]
 JobName = Annotated[str, AfterValidator(_Matching(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", _NAME))]
-PathText = Annotated[
-    str, BeforeValidator(_fspath), AfterValidator(_path_text), AfterValidator(_no_template)
-]
-TemplatedPath = Annotated[
-    str, BeforeValidator(_fspath), AfterValidator(_path_text), AfterValidator(_template)
-]
+PathText = Annotated[str, BeforeValidator(_fspath), AfterValidator(_path_text), AfterValidator(_no_template)]
+TemplatedPath = Annotated[str, BeforeValidator(_fspath), AfterValidator(_path_text), AfterValidator(_template)]
 TimezoneName = Annotated[str, AfterValidator(_timezone)]

@@ -24,7 +24,7 @@ from distilbatch.config.models import Config
 from distilbatch.config.problems import key_text, problems_of
 from distilbatch.errors import ConfigError
 
-__all__ = ["load_config", "load_config_files", "show_config"]
+__all__ = ["load_config", "load_config_files", "parse_options", "show_config"]
 
 ConfigSource = Path | str | Mapping[str, Any]
 STDIN = "-"
@@ -76,6 +76,34 @@ def show_config(
             holder = holder[part]
         holder[path[-1]] = text
     return to_yaml(shown)
+
+
+def parse_options(options: Sequence[str]) -> dict[str, Any]:
+    """Read ``KEY=VALUE`` settings of one task, as ``-o`` takes them; values are YAML, and the last of a key wins.
+
+    Raises:
+        ConfigError: Some of them are malformed: one line for each problem.
+    """
+    values: dict[str, Any] = {}
+    problems: list[tuple[Origin, Location, str]] = []
+    for rank, option in enumerate(options):
+        key, equals, text = option.partition("=")
+        key = key.strip()
+        origin = Origin(rank, 0, f"-o {key[:120]}")
+        if not equals or not key.isidentifier():
+            problems.append((origin, (), "expected KEY=VALUE"))
+            continue
+        try:
+            document = parse_yaml(text, label=origin.label, rank=rank, lines=False)
+        except YamlSyntaxError as error:
+            message = f"not a YAML value: {error.message}; put text with special characters in quotes"
+            problems.append((origin, (), message))
+            continue
+        values[key] = document.value
+        problems += [(place, (), message) for place, _, message in document.problems]
+    if problems:
+        raise _error(problems)
+    return values
 
 
 def _load(
@@ -174,8 +202,7 @@ def _merge(base: Document, over: Document) -> None:
 def _merged(base: Document, over: Document, path: Location, old: Any, new: Any) -> Any:  # noqa: ANN401
     if isinstance(old, dict) and isinstance(new, dict):
         return old | {
-            key: _merged(base, over, (*path, key), old[key], item) if key in old else item
-            for key, item in new.items()
+            key: _merged(base, over, (*path, key), old[key], item) if key in old else item for key, item in new.items()
         }
     _forget(base, path)
     return new

@@ -10,7 +10,8 @@ from typing import Annotated, Any, Literal, Protocol
 
 from pydantic import BeforeValidator, Field, ValidationInfo, field_validator
 
-from distilbatch.config.annotations import MODEL_REMEDY, Annotation, WrittenAnnotation
+from distilbatch.config.annotation_base import MODEL_REMEDY
+from distilbatch.config.annotations import Annotation, WrittenAnnotation
 from distilbatch.config.engines import Engine
 from distilbatch.config.fields import JobName, PathText, Section, TimezoneName, expected, refused, repeated_name
 from distilbatch.config.tables import Sink, Source
@@ -119,13 +120,9 @@ class Config(Section):
         for item in declared:
             if item.name in self.sink.passthrough:
                 raise ConfigError(f"sink.passthrough: {_collision(item.name)}")
-        return tuple(
-            item.model_copy(update={"model": self.models.get(item.name, item.model)}) for item in declared
-        )
+        return tuple(item.model_copy(update={"model": self.models.get(item.name, item.model)}) for item in declared)
 
-    def semantic(
-        self, annotations: Sequence[Annotation] | None = None, *, hooks: str | None = None
-    ) -> dict[str, Any]:
+    def semantic(self, annotations: Sequence[Annotation] | None = None, *, hooks: str | None = None) -> dict[str, Any]:
         """Return the settings that change results, as JSON without floats: what the fingerprint of a run covers.
 
         Models are left out (their content has its own fingerprint), and so is everything operational.

@@ -39,20 +39,24 @@ def problems_of(
     return [_problem(details, model, references or {}) for details in error.errors(include_url=False)]
 
 
-def _problem(
-    details: ErrorDetails, model: type[BaseModel], references: Mapping[Location, str]
-) -> tuple[Location, str]:
+def _problem(details: ErrorDetails, model: type[BaseModel], references: Mapping[Location, str]) -> tuple[Location, str]:
     kind, context = details["type"], details.get("ctx", {})
-    path = (*details["loc"], *context.get("at", ()))
+    path = (*_written(model, details["loc"])[0], *context.get("at", ()))
     if kind == "extra_forbidden":
-        owner = _section_at(model, path[:-1])
+        owner = _written(model, details["loc"][:-1])[1]
         return path, f"unknown key ({suggestion(str(path[-1]), list(owner.model_fields) if owner else [])})"
     if kind == "missing":
         return path, "required key is missing"
+    if kind == "too_short":
+        return path, "expected a list that is not empty"
     if kind == "refused":
         return path, str(context["message"])
     found = details["input"]
-    if kind == "literal_error":
+    if kind == "union_tag_invalid":
+        key = str(context["discriminator"]).strip("'")
+        path, found = (*path, key), found.get(key)
+        expected = " or ".join(str(context["expected_tags"]).rsplit(", ", 1))
+    elif kind == "literal_error":
         expected = str(context["expected"])
     elif kind == "expected":
         expected = str(context["what"])
@@ -78,12 +82,30 @@ def key_text(path: Location) -> str:
     return ".".join(str(part)[:60] for part in path)
 
 
-def _section_at(model: type[BaseModel], location: Location) -> type[BaseModel] | None:
-    """Walk the types along ``location``; None where it does not lead to a section."""
+def _written(model: type[BaseModel], location: Location) -> tuple[Location, type[BaseModel] | None]:
+    """Walk the types along ``location``, leaving out the tags that pydantic puts in where there are several kinds.
+
+    Returns:
+        The key path as the user wrote it, and the section that it leads to, if it does.
+    """
     here: Any = model
+    path: Location = ()
     for part in location:
-        here = _child(here, part)
-    return here if _is_section(here) else None
+        member = _member(here, part)
+        path = path if member else (*path, part)
+        here = member or _child(here, part)
+    return path, here if _is_section(here) else None
+
+
+def _member(kind: Any, tag: str | int) -> type[BaseModel] | None:  # noqa: ANN401 - any annotation
+    """The section with this tag in a union of sections."""
+    if get_origin(kind) not in (Union, UnionType):
+        return None
+    for section in get_args(kind):
+        if _is_section(section) and any(tag in get_args(field.annotation) for field in section.model_fields.values()):
+            member: type[BaseModel] = section
+            return member
+    return None
 
 
 def _bare(kind: Any) -> Any:  # noqa: ANN401 - any annotation

@@ -57,9 +57,7 @@ class ParquetSink(Section):
     passthrough: tuple[ColumnName, ...] = ()
     partition_by: tuple[ColumnName, ...] = ()
     compression: Literal["zstd", "snappy", "none"] = "zstd"
-    compression_level: Annotated[int, Number(minimum=1, maximum=22)] | None = Field(
-        default=None, validate_default=True
-    )
+    compression_level: Annotated[int, Number(minimum=1, maximum=22)] | None = Field(default=None, validate_default=True)
     row_group_rows: Annotated[int, Number(minimum=1)] = 131_072
 
     @field_validator("passthrough")
@@ -67,8 +65,7 @@ class ParquetSink(Section):
     def _check_passthrough(cls, names: tuple[str, ...]) -> tuple[str, ...]:
         _check_unique(names)
         if RESERVED_COLUMN in names:
-            raise refused(f"'{RESERVED_COLUMN}' is written by distilbatch itself",
-                          at=(names.index(RESERVED_COLUMN),))
+            raise refused(f"'{RESERVED_COLUMN}' is written by distilbatch itself", at=(names.index(RESERVED_COLUMN),))
         return names
 
     @field_validator("partition_by")

@@ -75,9 +75,7 @@ def draw(packages: Path, *, seed: int, quota: Quota) -> pa.Table:
         DataError: A registry has too few rows of a kind.
     """
     rng = np.random.default_rng(seed)
-    drawn = pa.concat_tables(
-        [_draw_registry(packages, name, rng=rng, quota=quota) for name in sorted(REGISTRIES)]
-    )
+    drawn = pa.concat_tables([_draw_registry(packages, name, rng=rng, quota=quota) for name in sorted(REGISTRIES)])
     return drawn.take(pa.array(rng.permutation(drawn.num_rows)))
 
 

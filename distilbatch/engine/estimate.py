@@ -11,20 +11,20 @@ import numpy as np
 import pyarrow as pa
 
 from distilbatch.commit.records import PlanRecord
-from distilbatch.engine.heads import Heads
+from distilbatch.engine.heads import Heads, count_rows
 from distilbatch.engine.hooks import run_hook
 from distilbatch.engine.job import Job
 from distilbatch.engine.spec import DeviceSpec
 from distilbatch.errors import SetupError
 from distilbatch.inference.precision import resolve_device, resolve_precision
 from distilbatch.pipeline import load_pipeline
-from distilbatch.records import RowStatus, Shard
+from distilbatch.records import Shard
 from distilbatch.source.listing import Listing
 from distilbatch.source.reader import read_shard
 
 MAX_SAMPLE_ROWS = 512
 MAX_SAMPLE_SHARDS = 8
-MAX_SAMPLE_CHARACTERS = 16 << 20
+MAX_SAMPLE_BYTES = 16 << 20
 MEASURE_S = 3.0
 _FIRST_DOCUMENTS = 4
 
@@ -87,25 +87,24 @@ def estimate_work(
     chosen = [shards[(2 * i + 1) * len(shards) // (2 * count)] for i in range(count)]
     sample = _Sample(heads)
     for shard in chosen:
-        sample.read(_texts(job, plan, shard, listing, max_rows=-(-MAX_SAMPLE_ROWS // count)), share=count)
+        sample.read(_batches(job, plan, shard, listing, max_rows=-(-MAX_SAMPLE_ROWS // count)), share=count)
     basis = f"a sample of {sample.rows} rows from {count} of {len(shards)} shards"
-    speeds = _measure(heads, sample.texts) if device is not None else []
-    if speeds:
+    speed = _measure(heads, sample.table) if device is not None else None
+    if speed:
         number_format = str(heads.dtype).removeprefix("torch.")
         basis += f"; models alone, measured in this process on {heads.device.type} {number_format}, for one worker"
     else:
         basis += f"; no time: {reason or 'the sample has no text to run the models on'}"
     scale = rows_left / max(1, sample.rows)
-    computed = int(sum(sample.head_tokens) * scale)
-    seconds = sum(tokens * scale / speed for tokens, speed in zip(sample.head_tokens, speeds, strict=False))
+    computed = int(sample.tokens_computed * scale)
     return Estimate(
         sample_rows=sample.rows,
         sample_shards=count,
         tokens=int(sample.tokens * scale),
         tokens_computed=computed,
         truncated_share=sample.truncated / max(1, sample.rows),
-        tokens_per_s=round(computed / seconds, 1) if speeds else None,
-        seconds=round(seconds, 3) if speeds else None,
+        tokens_per_s=round(speed, 1) if speed else None,
+        seconds=round(computed / speed, 3) if speed else None,
         basis=basis,
     )
 
@@ -119,8 +118,8 @@ def _usable_device(job: Job) -> tuple[DeviceSpec | None, str]:
     return job.device, ""
 
 
-def _texts(job: Job, plan: PlanRecord, shard: Shard, listing: Listing, *, max_rows: int) -> Iterator[pa.Array]:
-    """The text columns of a shard's first rows, as the tokenizer would get them."""
+def _batches(job: Job, plan: PlanRecord, shard: Shard, listing: Listing, *, max_rows: int) -> Iterator[pa.RecordBatch]:
+    """A shard's first rows, as the tokenizer would get them."""
     text_column = job.config.source.columns.text
     pipeline = load_pipeline(Path(job.config.pipeline)) if job.config.pipeline else None
     batches = read_shard(
@@ -133,63 +132,68 @@ def _texts(job: Job, plan: PlanRecord, shard: Shard, listing: Listing, *, max_ro
         on_bad_rows="error-rows" if job.config.source.on_bad_file == "quarantine" else "fail",
     )
     for item in batches:
-        batch = run_hook("before", pipeline.before if pipeline else None, item.batch, must_have=text_column)
-        yield batch.column(text_column)
+        yield run_hook("before", pipeline.before if pipeline else None, item.batch, must_have=text_column)
 
 
 class _Sample:
-    """Counts over sampled texts."""
+    """Counts over sampled rows, and the rows that give tokens."""
 
     def __init__(self, heads: Heads) -> None:
         self._heads = heads
-        self.texts: list[str] = []
+        self._batches: list[pa.RecordBatch] = []
         self.rows = 0
-        self.characters = 0
+        self.bytes = 0
         self.tokens = 0
+        self.tokens_computed = 0
         self.truncated = 0
-        self.head_tokens = [0] * len(heads.specs)
 
-    def read(self, columns: Iterator[pa.Array], *, share: int) -> None:
-        """Take the texts of a shard, within a ``share``-th of the memory a sample may take."""
-        before = self.characters
-        for column in columns:
-            self._add(column)
-            if self.characters - before > MAX_SAMPLE_CHARACTERS // share:
+    @property
+    def table(self) -> pa.Table | None:
+        """The rows that give tokens."""
+        return pa.Table.from_batches(self._batches) if self._batches else None
+
+    def read(self, batches: Iterator[pa.RecordBatch], *, share: int) -> None:
+        """Take the rows of a shard, within a ``share``-th of the memory a sample may take."""
+        before = self.bytes
+        for batch in batches:
+            self._add(batch)
+            if self.bytes - before > MAX_SAMPLE_BYTES // share:
                 break
 
-    def _add(self, column: pa.Array) -> None:
-        buffer = self._heads.tokenize(column)
-        num_tokens = np.zeros(len(column), np.int64)
-        truncated = np.array([status is RowStatus.TRUNCATED for status in buffer.documents.statuses], np.bool_)
-        for head, tokens in enumerate(buffer.tokens):
-            self.head_tokens[head] += int(tokens.lengths.sum())
-            num_tokens[tokens.rows] = np.maximum(num_tokens[tokens.rows], tokens.lengths)
-            truncated[tokens.rows] |= tokens.truncated
-        texts = [text for text, count in zip(buffer.documents.texts, num_tokens, strict=True) if text and count]
-        self.texts += texts
-        self.characters += sum(len(text) for text in texts)
-        self.rows += len(column)
-        self.tokens += int(num_tokens.sum())
-        self.truncated += int(truncated.sum())
+    def _add(self, batch: pa.RecordBatch) -> None:
+        buffer = self._heads.tokenize(dict(zip(batch.schema.names, batch.columns, strict=True)))
+        counts = count_rows(buffer)
+        kept = batch.filter(pa.array(counts.num_tokens > 0))
+        if kept.num_rows:
+            self._batches.append(kept)
+        self.rows += batch.num_rows
+        self.bytes += int(kept.nbytes)
+        self.tokens += int(counts.num_tokens.sum())
+        self.tokens_computed += self._heads.tokens_to_compute(buffer)
+        self.truncated += int(counts.truncated.sum())
 
 
-def _measure(heads: Heads, texts: Sequence[str]) -> list[float]:
-    """Run the models on more and more documents for some seconds.
+def _measure(heads: Heads, table: pa.Table | None) -> float | None:
+    """Run the models on more and more rows for some seconds.
 
     Returns:
-        Tokens per second of each head, from the largest number of documents that was run; empty without any text.
+        Tokens per second over all heads, from the largest number of rows that was run; None without any text.
     """
+    if table is None:
+        return None
     # In another order than in the files, where neighbours are alike; always the same one.
-    order = np.random.default_rng(0).permutation(len(texts))
-    speeds: list[float] = []
-    start, stop, last_s = 0, _FIRST_DOCUMENTS, 0.0
+    table = table.take(pa.array(np.random.default_rng(0).permutation(table.num_rows)))
+    speed: float | None = None
+    start, count, last_s = 0, _FIRST_DOCUMENTS, 0.0
     began = time.perf_counter()
     # The first round also warms caches and kernels up; it only counts when there is no second one.
-    while start < len(order) and time.perf_counter() - began + 2 * last_s <= MEASURE_S:
+    while start < table.num_rows and time.perf_counter() - began + 2 * last_s <= MEASURE_S:
         round_start = time.perf_counter()
-        chosen = pa.array([texts[index] for index in order[start:stop]], pa.large_string())
-        outputs = heads.predict(heads.tokenize(chosen))
-        speeds = [output.tokens_computed / max(output.seconds, 1e-9) for output in outputs]
+        part = table.slice(start, count).combine_chunks()
+        columns = {name: column.combine_chunks() for name, column in zip(part.column_names, part.columns, strict=True)}
+        outputs = heads.predict(heads.tokenize(columns))
+        seconds = sum(output.seconds for output in outputs)
+        speed = sum(output.tokens_computed for output in outputs) / max(seconds, 1e-9)
         last_s = time.perf_counter() - round_start
-        start, stop = stop, stop + 2 * (stop - start)
-    return speeds
+        start, count = start + count, 2 * count
+    return speed

@@ -1,11 +1,12 @@
 """The loaded heads of a job and what happens to one sort buffer: tokenize, predict, decode.
 
-Heads with the same tokenizer and length share one tokenization.
+Heads that ask the same thing of the same texts share one tokenization; those of them whose encoders are equal share
+one forward.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,18 +14,18 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from distilbatch import schema
+from distilbatch.engine.inputs import BufferTexts, read_inputs, reads_list
+from distilbatch.engine.questions import Question, ask
+from distilbatch.engine.registry import LoadedHead, load_head
 from distilbatch.engine.spec import DeviceSpec, HeadSpec
-from distilbatch.errors import CheckpointError, ConfigError
+from distilbatch.errors import CheckpointError
 from distilbatch.fingerprint import fingerprint, sha256_file
 from distilbatch.inference.precision import resolve_batch_tokens, resolve_device, resolve_precision, set_threads
 from distilbatch.inference.predictor import BatchObserver, Predictor
-from distilbatch.model.modeling import DistilBertForSequenceClassification
-from distilbatch.records import Documents, HeadOutput, RowStatus, TokenBatch
-from distilbatch.tasks import Task, TextClassificationTask
-from distilbatch.tokenization import DocumentTokenizer, read_texts
-from distilbatch.tokenization.tokenizer import MIN_MAX_LENGTH, TOKENIZER_FILES
-
-DEFAULT_MAX_LENGTH = 512
+from distilbatch.inference.trunks import trunk_fingerprint
+from distilbatch.records import HeadOutput, RowStatus
+from distilbatch.tasks.base import Asked
+from distilbatch.tokenization.tokenizer import TOKENIZER_FILES
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,12 +33,12 @@ class TokenizedBuffer:
     """A sort buffer between tokenization and the model.
 
     Args:
-        documents: B texts with their statuses.
-        tokens: One token batch a head; heads that share a tokenization share the object.
+        texts: The texts with the statuses of their rows.
+        questions: What is asked, by sharing group.
     """
 
-    documents: Documents
-    tokens: tuple[TokenBatch, ...]
+    texts: BufferTexts
+    questions: tuple[Question, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +49,9 @@ class AnnotatedBuffer:
         columns: One column of B values a head.
         statuses: B final statuses.
         errors: B messages; None where there is none.
-        num_tokens: ``(B,)`` tokens the model read.
+        num_tokens: ``(B,)`` tokens read for the row, special tokens included: over all its windows, choices or
+            labels, for the head that read most.
+        num_windows: ``(B,)`` text windows (documents) of that head.
         truncated: ``(B,)`` whether text was cut off.
     """
 
@@ -56,6 +59,7 @@ class AnnotatedBuffer:
     statuses: list[RowStatus]
     errors: list[str | None]
     num_tokens: NDArray[np.int32]
+    num_windows: NDArray[np.int32]
     truncated: NDArray[np.bool_]
 
 
@@ -68,7 +72,8 @@ class Heads:
         max_doc_bytes: Longer documents are cut before tokenization.
 
     Raises:
-        CheckpointError: A checkpoint is missing, damaged or not a DistilBERT sequence classifier.
+        CheckpointError: A checkpoint is missing, damaged or has another head than its task needs.
+        ConfigError: An option does not go with its checkpoint.
         SetupError: The device or the precision is not usable here.
     """
 
@@ -79,106 +84,179 @@ class Heads:
         self.device = resolve_device(device.device)
         self.dtype = resolve_precision(device.precision, self.device)
         self._max_doc_bytes = max_doc_bytes
-        self._tokenizers: dict[str, DocumentTokenizer] = {}
-        self._tokenizer_keys: list[str] = []
-        self._predictors: list[Predictor] = []
-        self._tasks: list[Task] = []
+        self._heads = [_checked(load_head(spec)) for spec in self.specs]
+        self._groups = _group(self._heads)
         budget = resolve_batch_tokens(device.max_batch_tokens, self.device)
-        for spec in self.specs:
-            self._load(spec, budget)
+        self._predictors = [
+            [
+                Predictor(
+                    [self._heads[index].model for index in trunk],
+                    [self._heads[index].readout for index in trunk],
+                    device=self.device,
+                    dtype=self.dtype,
+                    max_batch_tokens=budget,
+                )
+                for trunk in group.trunks
+            ]
+            for group in self._groups
+        ]
 
     @property
     def fields(self) -> list[pa.Field]:
         """The output columns, in order."""
-        return [pa.field(spec.name, task.type) for spec, task in zip(self.specs, self._tasks, strict=True)]
+        return [pa.field(head.spec.name, head.task.type) for head in self._heads]
 
-    def tokenize(self, column: pa.Array) -> TokenizedBuffer:
-        """Apply the text policy to B texts and tokenize them once for each distinct tokenizer."""
-        documents = read_texts(column, max_doc_bytes=self._max_doc_bytes)
-        encoded = {key: _encode(tokenizer, documents.texts) for key, tokenizer in self._tokenizers.items()}
-        broken = {row: message for _, errors in encoded.values() for row, message in errors.items()}
-        tokens = tuple(encoded[key][0] for key in self._tokenizer_keys)
-        return TokenizedBuffer(documents.with_errors(broken), tokens)
+    def harmless(self) -> dict[str, pa.Array]:
+        """Columns of one row that no head should choke on."""
+        columns: dict[str, pa.Array] = {}
+        for spec in self.specs:
+            for role, name in spec.columns:
+                columns[name] = pa.array([["a", "b"]] if reads_list(spec, role) else ["a"])
+        return columns
+
+    def tokenize(self, columns: Mapping[str, pa.Array]) -> TokenizedBuffer:
+        """Apply the text policy to a sort buffer and tokenize what its heads ask, once for each distinct question.
+
+        Args:
+            columns: The source columns by name, B values each.
+        """
+        texts = read_inputs(columns, self.specs, max_doc_bytes=self._max_doc_bytes)
+        questions: list[Question] = []
+        for group in self._groups:
+            head = self._heads[group.first]
+            sequences = head.task.sequences(texts.of(head.spec))
+            question, broken = ask(head.tokenizer, sequences, details=group.details)
+            texts = texts.with_errors(broken)
+            questions.append(question)
+        return TokenizedBuffer(texts, tuple(questions))
+
+    def tokens_to_compute(self, buffer: TokenizedBuffer) -> int:
+        """Tokens that :meth:`predict` will send through encoders."""
+        pairs = zip(self._groups, buffer.questions, strict=True)
+        return sum(len(group.trunks) * len(question.tokens.input_ids) for group, question in pairs)
 
     def predict(self, buffer: TokenizedBuffer, *, on_batch: BatchObserver | None = None) -> list[HeadOutput]:
-        """Run every head over its tokens.
+        """Run every head over what it asks.
 
         Args:
             buffer: The tokenized documents.
             on_batch: Told the buffer rows of each token batch before it runs.
+
+        Returns:
+            One output a head, in the order of the specs. Time and tokens of a shared forward are in the first.
         """
-        return [
-            predictor.predict(tokens, on_batch=on_batch)
-            for predictor, tokens in zip(self._predictors, buffer.tokens, strict=True)
-        ]
+        outputs: dict[int, HeadOutput] = {}
+        for group, predictors, question in zip(self._groups, self._predictors, buffer.questions, strict=True):
+            rows = question.sequences.rows[question.tokens.sequences]
+            for trunk, predictor in zip(group.trunks, predictors, strict=True):
+                observe = None if on_batch is None else _mapped(on_batch, rows)
+                for index, output in zip(trunk, predictor.predict(question.tokens, on_batch=observe), strict=True):
+                    outputs[index] = output
+        return [outputs[index] for index in range(len(self._heads))]
 
     def decode(self, buffer: TokenizedBuffer, outputs: Sequence[HeadOutput]) -> AnnotatedBuffer:
-        """Turn head outputs into columns; a row without a finite score becomes an error row."""
-        num_rows = len(buffer.documents.texts)
-        num_tokens = np.zeros(num_rows, dtype=np.int32)
-        truncated = np.array([status is RowStatus.TRUNCATED for status in buffer.documents.statuses], dtype=np.bool_)
-        for tokens in buffer.tokens:
-            num_tokens[tokens.rows] = np.maximum(num_tokens[tokens.rows], tokens.lengths)
-            truncated[tokens.rows] |= tokens.truncated
-        failed = {row for row, status in enumerate(buffer.documents.statuses) if status is RowStatus.ERROR}
-        broken = {int(row) for output in outputs for row in _broken_rows(output)} - failed
-        columns = [
-            task.decode(_without(output, broken | failed), num_rows=num_rows)
-            for task, output in zip(self._tasks, outputs, strict=True)
-        ]
-        statuses, errors = list(buffer.documents.statuses), list(buffer.documents.errors)
-        for row in broken:
-            statuses[row], errors[row] = RowStatus.ERROR, _BROKEN_MESSAGE
-        for row in np.flatnonzero(num_tokens == 0).tolist():
-            if statuses[row] not in {RowStatus.NULL, RowStatus.ERROR}:
-                statuses[row] = RowStatus.EMPTY
-        for row in np.flatnonzero(truncated).tolist():
-            if statuses[row] is RowStatus.OK:
-                statuses[row] = RowStatus.TRUNCATED
-        return AnnotatedBuffer(tuple(columns), statuses, errors, num_tokens, truncated)
+        """Turn head outputs into columns; a row that a head cannot annotate is null there and an error row."""
+        num_rows = buffer.texts.num_rows
+        columns: dict[int, pa.Array] = {}
+        errors: dict[int, str] = {}
+        for group, question in zip(self._groups, buffer.questions, strict=True):
+            for index in (index for trunk in group.trunks for index in trunk):
+                head = self._heads[index]
+                asked = Asked(buffer.texts.of(head.spec), question.sequences, question.tokens, num_rows)
+                decoded = head.task.decode(outputs[index], asked)
+                columns[index] = decoded.column
+                for row, message in (question.sequences.errors | decoded.errors).items():
+                    known = f"{errors[row]}; " if row in errors else ""
+                    errors[row] = f"{known}{head.spec.name}: {message}"
+        return _annotated(buffer, [columns[index] for index in range(len(self._heads))], errors)
 
-    def _load(self, spec: HeadSpec, budget: int) -> None:
-        model = DistilBertForSequenceClassification.from_pretrained(spec.model)
-        config = model.config
-        positions = config.max_position_embeddings
-        max_length = spec.max_length or min(positions, DEFAULT_MAX_LENGTH)
-        if not MIN_MAX_LENGTH <= max_length <= positions:
-            raise ConfigError(
-                f"annotation {spec.name!r}: max_length",
-                expected=f"{MIN_MAX_LENGTH} to {positions}, the positions of {spec.model}",
-                found=str(max_length),
-            )
-        key = fingerprint([max_length, _tokenizer_digests(spec)])
-        if key not in self._tokenizers:
-            self._tokenizers[key] = DocumentTokenizer.from_folder(spec.model, max_length=max_length)
-        if self._tokenizers[key].vocab_size > config.vocab_size:
-            raise CheckpointError(
-                f"{spec.model}: tokenizer and model do not belong together",
-                expected=f"at most {config.vocab_size} entries, as in config.json",
-                found=f"{self._tokenizers[key].vocab_size} in the tokenizer",
-            )
-        self._tokenizer_keys.append(key)
-        self._tasks.append(
-            TextClassificationTask(
-                config.labels,
-                problem_type=config.problem_type,
-                top_k=spec.top_k,
-                function_to_apply=spec.function_to_apply,
-                threshold=spec.threshold,
-            )
+
+@dataclass(frozen=True, slots=True)
+class _Group:
+    """Heads that ask the same: by trunk, the indices of the heads on it; and whether one needs token details."""
+
+    trunks: tuple[tuple[int, ...], ...]
+    details: bool
+
+    @property
+    def first(self) -> int:
+        return self.trunks[0][0]
+
+
+def _group(heads: Sequence[LoadedHead]) -> list[_Group]:
+    grouped: dict[Hashable, dict[str, list[int]]] = {}
+    for index, head in enumerate(heads):
+        trunk = trunk_fingerprint(head.model)
+        grouped.setdefault(_question_key(head), {}).setdefault(trunk, []).append(index)
+    groups = [tuple(tuple(indices) for indices in trunks.values()) for trunks in grouped.values()]
+    return [_Group(trunks, any(heads[index].details for trunk in trunks for index in trunk)) for trunks in groups]
+
+
+def _question_key(head: LoadedHead) -> Hashable:
+    spec = head.spec
+    files = [spec.model / name for name in TOKENIZER_FILES]
+    tokenizer = fingerprint([sha256_file(path) for path in files if path.is_file()])
+    return tokenizer, head.tokenizer.max_length, spec.stride, spec.columns, head.task.sharing_key
+
+
+def _checked(head: LoadedHead) -> LoadedHead:
+    vocab_size = head.model.config.vocab_size
+    if head.tokenizer.vocab_size > vocab_size:
+        raise CheckpointError(
+            f"{head.spec.model}: tokenizer and model do not belong together",
+            expected=f"at most {vocab_size} entries, as in config.json",
+            found=f"{head.tokenizer.vocab_size} in the tokenizer",
         )
-        self._predictors.append(
-            Predictor(
-                model,
-                device=self.device,
-                dtype=self.dtype,
-                num_classes=config.num_labels,
-                max_batch_tokens=budget,
-            )
-        )
+    return head
 
 
-_BROKEN_MESSAGE = "the model gave no finite score for this text (out of memory or number format overflow)"
+def _mapped(on_batch: BatchObserver, rows: NDArray[np.int64]) -> BatchObserver:
+    """Pass the documents of a token batch on as the buffer rows they belong to."""
+    return lambda documents: on_batch(np.unique(rows[documents]))
+
+
+@dataclass(frozen=True, slots=True)
+class RowCounts:
+    """What was read of each row; see :class:`AnnotatedBuffer`."""
+
+    num_tokens: NDArray[np.int64]
+    num_windows: NDArray[np.int64]
+    truncated: NDArray[np.bool_]
+
+
+def count_rows(buffer: TokenizedBuffer) -> RowCounts:
+    """Count tokens and text windows of each row of a buffer."""
+    num_rows = buffer.texts.num_rows
+    num_tokens, num_windows = np.zeros(num_rows, dtype=np.int64), np.zeros(num_rows, dtype=np.int64)
+    truncated = np.array([status is RowStatus.TRUNCATED for status in buffer.texts.statuses], dtype=np.bool_)
+    for question in buffer.questions:
+        rows = question.sequences.rows[question.tokens.sequences]
+        tokens = np.bincount(rows, question.tokens.lengths, minlength=num_rows).astype(np.int64)
+        windows = np.bincount(rows, minlength=num_rows)
+        more = tokens > num_tokens
+        num_tokens[more], num_windows[more] = tokens[more], windows[more]
+        truncated[rows[question.tokens.truncated]] = True
+    return RowCounts(num_tokens, num_windows, truncated)
+
+
+def _annotated(buffer: TokenizedBuffer, columns: list[pa.Array], errors: dict[int, str]) -> AnnotatedBuffer:
+    texts = buffer.texts.with_errors(errors)
+    counts = count_rows(buffer)
+    statuses = list(texts.statuses)
+    for row in np.flatnonzero(counts.num_tokens == 0).tolist():
+        if statuses[row] not in {RowStatus.NULL, RowStatus.ERROR}:
+            statuses[row] = RowStatus.EMPTY
+    for row in np.flatnonzero(counts.truncated).tolist():
+        if statuses[row] is RowStatus.OK:
+            statuses[row] = RowStatus.TRUNCATED
+    return AnnotatedBuffer(
+        tuple(columns),
+        statuses,
+        texts.errors,
+        counts.num_tokens.astype(np.int32),
+        counts.num_windows.astype(np.int32),
+        counts.truncated,
+    )
 
 
 def row_array(annotated: AnnotatedBuffer, *, source_file: str | None, source_rows: NDArray[np.int64]) -> pa.StructArray:
@@ -195,45 +273,10 @@ def row_array(annotated: AnnotatedBuffer, *, source_file: str | None, source_row
             pa.array([status.value for status in annotated.statuses], pa.string()),
             pa.array(annotated.errors, pa.string()),
             pa.array(annotated.num_tokens, pa.int32()),
-            pa.array((annotated.num_tokens > 0).astype(np.int32), pa.int32()),
+            pa.array(annotated.num_windows, pa.int32()),
             pa.array(annotated.truncated, pa.bool_()),
             pa.array([source_file] * num_rows, pa.string()),
             pa.array(source_rows, pa.int64()),
         ],
         fields=list(schema.ROW_TYPE),
     )
-
-
-def _encode(tokenizer: DocumentTokenizer, texts: list[str | None]) -> tuple[TokenBatch, dict[int, str]]:
-    """Tokenize a buffer; the second value names the rows whose text breaks the tokenizer, which are left out."""
-    try:
-        return tokenizer.encode(texts), {}
-    except Exception:
-        broken = {row: message for row, text in enumerate(texts) if (message := _breaks(tokenizer, text))}
-        if not broken:
-            raise
-        return tokenizer.encode([None if row in broken else text for row, text in enumerate(texts)]), broken
-
-
-def _breaks(tokenizer: DocumentTokenizer, text: str | None) -> str:
-    try:
-        tokenizer.encode([text])
-    except Exception as error:
-        return f"tokenizer: {error}"
-    return ""
-
-
-def _tokenizer_digests(spec: HeadSpec) -> list[str]:
-    return [sha256_file(spec.model / name) for name in TOKENIZER_FILES if (spec.model / name).is_file()]
-
-
-def _broken_rows(output: HeadOutput) -> NDArray[np.int64]:
-    finite = np.isfinite(output.logits).all(axis=1)
-    return output.rows[~finite]
-
-
-def _without(output: HeadOutput, rows: set[int]) -> HeadOutput:
-    if not rows:
-        return output
-    keep = ~np.isin(output.rows, list(rows))
-    return HeadOutput(rows=output.rows[keep], logits=output.logits[keep])

@@ -10,18 +10,17 @@ from typing import Any
 
 from distilbatch import __version__
 from distilbatch.commit.records import PlanRecord
-from distilbatch.config import Config, TextClassification, render
+from distilbatch.config import AnnotationSection, Config, render
+from distilbatch.engine.checkpoints import check_head
 from distilbatch.engine.spec import DeviceSpec, HeadSpec
 from distilbatch.errors import CheckpointError, ConfigError
 from distilbatch.fingerprint import fingerprint, fingerprint_checkpoint
 from distilbatch.layout import RunLayout, SinkLayout
-from distilbatch.model.configuration import CONFIG_FILE, DistilBertConfig
 from distilbatch.pipeline import load_pipeline, pipeline_fingerprint
 
 # Raised by hand when tokenization, truncation or decoding changes what comes out for the same settings.
 PROCESSING_VERSION = 1
 UNDATED_WINDOW = "once"
-SEQUENCE_CLASSIFIER = "DistilBertForSequenceClassification"
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +34,7 @@ class Job:
         heads: The annotations.
         model_fingerprints: Identity of each head's checkpoint, by output column.
         semantic: The settings that change results.
+        dated_source: Whether each window reads a folder of its own; equal paths in two of them are two files.
     """
 
     config: Config
@@ -43,6 +43,7 @@ class Job:
     heads: tuple[HeadSpec, ...]
     model_fingerprints: dict[str, str]
     semantic: dict[str, Any]
+    dated_source: bool = False
 
     @property
     def name(self) -> str:
@@ -70,6 +71,13 @@ class Job:
         return self.sink.run(self.name, self.window)
 
     @property
+    def columns(self) -> tuple[str, ...]:
+        """Source columns besides the main text: what is copied to the output and what heads read."""
+        read = [name for head in self.heads for _, name in head.columns]
+        text = self.config.source.columns.text
+        return tuple(name for name in dict.fromkeys([*self.config.sink.passthrough, *read]) if name != text)
+
+    @property
     def device(self) -> DeviceSpec:
         """Where and how to compute, as the config says."""
         engine = self.config.engine
@@ -79,10 +87,6 @@ class Job:
             max_batch_tokens=_number(engine.max_batch_tokens),
             threads=_number(engine.threads),
         )
-
-    def with_window(self, window: str, limit: int | None) -> Job:
-        """The same job for another window of the same sink."""
-        return Job(self.config, window, limit, self.heads, self.model_fingerprints, self.semantic)
 
 
 def resolve_job(config: Config, *, day: date | None = None, limit: int | None = None) -> Job:
@@ -102,14 +106,15 @@ def resolve_job(config: Config, *, day: date | None = None, limit: int | None = 
     window = UNDATED_WINDOW if day is None else day.isoformat()
     if limit is not None:
         window = f"{window}-limit{limit}"
+    dated_source = "{{" in config.source.path
     config = render(config, day=day, window=window)
     pipeline = load_pipeline(Path(config.pipeline)) if config.pipeline else None
     annotations = config.annotations(pipeline)
     hooked = pipeline is not None and (pipeline.before or pipeline.after)
     hooks = pipeline_fingerprint(Path(config.pipeline)) if hooked and config.pipeline else None
     semantic = {"processing": PROCESSING_VERSION, **config.semantic(annotations, hooks=hooks)}
-    heads = tuple(_head(annotation) for annotation in annotations)
-    return Job(config, window, limit, heads, _fingerprints(heads), semantic)
+    heads = tuple(head_spec(annotation, config.source.columns.text) for annotation in annotations)
+    return Job(config, window, limit, heads, _fingerprints(heads), semantic, dated_source)
 
 
 def new_plan(job: Job, **content: Any) -> PlanRecord:  # noqa: ANN401 - the remaining fields of the record
@@ -164,14 +169,16 @@ def _number(value: int | str) -> int | None:
     return value if isinstance(value, int) else None
 
 
-def _head(annotation: TextClassification) -> HeadSpec:
+def head_spec(annotation: AnnotationSection, text_column: str) -> HeadSpec:
+    """An annotation as plain arguments; ``text_column`` is the source's main text."""
     return HeadSpec(
         name=annotation.name,
+        task=annotation.task,
         model=Path(annotation.checkpoint),
+        columns=annotation.columns(text_column),
         max_length=annotation.max_length,
-        top_k=annotation.top_k,
-        function_to_apply=annotation.function_to_apply,
-        threshold=annotation.threshold,
+        stride=annotation.window_stride,
+        options=annotation.options(),
     )
 
 
@@ -179,28 +186,9 @@ def _fingerprints(heads: tuple[HeadSpec, ...]) -> dict[str, str]:
     digests: dict[Path, str] = {}
     for head in heads:
         if head.model not in digests:
-            _check_head(head)
+            check_head(head)
             try:
                 digests[head.model] = fingerprint_checkpoint(head.model)
             except OSError as error:
                 raise CheckpointError(f"{head.model}: cannot be read", found=str(error)) from error
     return {head.name: digests[head.model] for head in heads}
-
-
-def _check_head(head: HeadSpec) -> None:
-    """Refuse a checkpoint that is no sequence classifier before any work is planned; weights are checked on load."""
-    if not head.model.is_dir():
-        raise CheckpointError(
-            f"annotation {head.name!r}: model {str(head.model)!r}",
-            expected="a checkpoint folder",
-            found="no such folder",
-            remedy="give the folder, or make one with distilbatch convert or distilbatch demo",
-        )
-    architectures = DistilBertConfig.from_file(head.model / CONFIG_FILE).architectures
-    if architectures and SEQUENCE_CLASSIFIER not in architectures:
-        raise CheckpointError(
-            f"annotation {head.name!r}: {head.model} has another head",
-            expected=f"{SEQUENCE_CLASSIFIER}, which text-classification needs",
-            found=", ".join(architectures),
-            remedy="use a checkpoint that was fine-tuned for sequence classification",
-        )

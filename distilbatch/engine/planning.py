@@ -30,7 +30,7 @@ def list_source(job: Job) -> Listing:
     return list_fragments(
         job.source_root,
         text_column=source.columns.text,
-        columns=job.config.sink.passthrough,
+        columns=job.columns,
         partitioning=source.partitioning,
         glob=source.glob,
         on_bad_file=source.on_bad_file,
@@ -46,12 +46,14 @@ def build_plan(job: Job, listing: Listing, earlier: Sequence[PlanRecord]) -> Pla
         earlier: The plans in the job's chain of claims.
     """
     engine = job.config.engine
+    place = str(job.source_root) if job.dated_source else ""
+    earlier = [plan for plan in earlier if not place or plan.source_root == place]
     shards = plan_shards(
         listing.fragments,
         ranges=remaining_ranges(listing.fragments, claimed_ranges(earlier)),
         model_fingerprint=model_fingerprint(job),
         # The job too: two jobs may label the same rows into one sink, and published names come from the shard id.
-        semantic_fingerprint=fingerprint([job.name, job.semantic]),
+        semantic_fingerprint=fingerprint([job.name, job.semantic, place]),
         max_rows=engine.shard_rows if isinstance(engine.shard_rows, int) else DEFAULT_MAX_ROWS,
         max_text_bytes=DEFAULT_MAX_TEXT_BYTES,
         limit=job.limit,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 
@@ -18,19 +19,23 @@ class HeadSpec:
 
     Args:
         name: The output column.
+        task: One of :data:`distilbatch.tasks.catalog.TASK_HEADS`.
         model: The checkpoint folder.
+        columns: Source columns by role, such as ``(("text", "summary"),)``; the first is the main text, which decides
+            whether a row is null or empty. The role ``choices`` may name one column of lists, or
+            several columns.
         max_length: Most tokens of a document; None takes what the model's positions allow, at most 512.
-        top_k: See :class:`distilbatch.tasks.TextClassificationTask`, like the next two.
-        function_to_apply: none, sigmoid, softmax or None.
-        threshold: Smallest score listed, or None.
+        stride: Tokens that neighbouring text windows share; None reads the beginning of a long text only.
+        options: The task's own options.
     """
 
     name: str
+    task: str
     model: Path
+    columns: tuple[tuple[str, str], ...]
     max_length: int | None = None
-    top_k: int | None = None
-    function_to_apply: str | None = None
-    threshold: float | None = None
+    stride: int | None = None
+    options: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

@@ -61,6 +61,7 @@ class Worker:
         self._spec = spec
         self._heads = heads or Heads(spec.heads, device=spec.device, max_doc_bytes=spec.max_doc_bytes)
         pipeline = load_pipeline(spec.pipeline) if spec.pipeline else None
+        self._read_columns = {spec.text_column} | {name for head in spec.heads for _, name in head.columns}
         self._before = pipeline.before if pipeline else None
         self._after = pipeline.after if pipeline else None
 
@@ -132,7 +133,7 @@ class Worker:
 
     def canary(self) -> None:
         """Compute a harmless text: a process that dies of it does so through no fault of the source."""
-        self._heads.predict(self._heads.tokenize(pa.array(["a"])))
+        self._heads.predict(self._heads.tokenize(self._heads.harmless()))
 
     def _run_to(self, stage: str, buffer: SourceBatch, attempt: Attempt) -> None:
         clock = StageClock()
@@ -187,14 +188,23 @@ class Worker:
             text = self._spec.text_column
             crashing = attempt.crashing_rows(buffer)
             hidden = pa.array([row in crashing for row in range(buffer.batch.num_rows)], pa.bool_())
-            batch = run_hook("before", self._before, _replace(buffer.batch, text, hidden, None), must_have=text)
-            # Once more, for a hook may have put something in; and the row keeps its text in the output.
-            tokenized = self._heads.tokenize(_replace(batch, text, hidden, None).column(text))
-            batch = _replace(batch, text, hidden, buffer.batch.column(text))
+            batch = run_hook("before", self._before, self._hide(buffer.batch, hidden), must_have=text)
+            # Once more, for a hook may have put something in; and the row keeps its texts in the output.
+            asked = self._hide(batch, hidden)
+            tokenized = self._heads.tokenize(dict(zip(asked.schema.names, asked.columns, strict=True)))
+            batch = self._hide(batch, hidden, original=buffer.batch)
             errors = dict.fromkeys(range(batch.num_rows), buffer.error) if buffer.error else {}
             errors |= dict.fromkeys(crashing, CRASH_MESSAGE)
-            documents = tokenized.documents.with_errors(errors)
-            return SourceBatch(batch, buffer.row_start), TokenizedBuffer(documents, tokenized.tokens)
+            texts = tokenized.texts.with_errors(errors)
+            return SourceBatch(batch, buffer.row_start), TokenizedBuffer(texts, tokenized.questions)
+
+    def _hide(
+        self, batch: pa.RecordBatch, rows: pa.BooleanArray, *, original: pa.RecordBatch | None = None
+    ) -> pa.RecordBatch:
+        """Put nulls, or what was there originally, into some rows of every column that heads read."""
+        for name in self._read_columns.intersection(batch.schema.names):
+            batch = _replace(batch, name, rows, None if original is None else original.column(name))
+        return batch
 
     def _predict(
         self, buffer: SourceBatch, tokenized: TokenizedBuffer, attempt: Attempt, clock: StageClock

@@ -35,20 +35,24 @@ def pack(lengths: NDArray[np.int64], *, max_batch_tokens: int) -> list[NDArray[n
     return batches
 
 
-def gather(tokens: TokenBatch, documents: NDArray[np.int64]) -> NDArray[np.int32]:
-    """Lay the token ids of the chosen documents end to end, in the given order.
+def token_index(tokens: TokenBatch, documents: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Indices into ``tokens.input_ids`` of the chosen documents' tokens, laid end to end in the given order.
 
     Args:
         tokens: The documents of a sort buffer.
         documents: Indices of documents.
 
     Returns:
-        ``(T,)`` int32 token ids.
+        ``(T,)`` int64.
     """
     lengths = tokens.lengths[documents]
-    starts = tokens.cu_seqlens[:-1][documents]
     ends = np.cumsum(lengths)
-    # The position of token t of the result is start of its document + its offset inside the document.
-    index = np.arange(int(ends[-1]) if len(ends) else 0) + np.repeat(starts - (ends - lengths), lengths)
-    ids: NDArray[np.int32] = tokens.input_ids[index]
+    # The place of token t of the result is the start of its document + its offset inside the document.
+    starts = np.repeat(tokens.cu_seqlens[:-1][documents] - (ends - lengths), lengths)
+    return starts + np.arange(int(ends[-1]) if len(ends) else 0)
+
+
+def gather(tokens: TokenBatch, documents: NDArray[np.int64]) -> NDArray[np.int32]:
+    """Lay the token ids of the chosen documents end to end, in the given order: ``(T,)`` int32."""
+    ids: NDArray[np.int32] = tokens.input_ids[token_index(tokens, documents)]
     return ids

@@ -224,11 +224,12 @@ class _Verifier:
             plan = run.plan or run.claim
             if plan and check_plan(plan, job=run.layout.job, window=run.layout.window, findings=Findings()):
                 usable.append((run.run_key, plan))
-        by_file: dict[tuple[str, int, str], list[tuple[int, int, str]]] = {}
+        by_file: dict[tuple[str, str, int, str], list[tuple[int, int, str]]] = {}
         for run_key, plan in usable:
             for identity, start, stop in claimed_ranges([plan]):
-                by_file.setdefault(identity, []).append((start, stop, run_key))
-        for (path, _, _), ranges in by_file.items():
+                # Windows with a dated source.path may have equal files in different folders.
+                by_file.setdefault((plan.source_root, *identity), []).append((start, stop, run_key))
+        for (_, path, _, _), ranges in by_file.items():
             ranges.sort()
             for (start, stop, first), (next_start, next_stop, second) in pairwise(ranges):
                 if next_start < stop:

@@ -10,8 +10,8 @@ from types import TracebackType
 import pyarrow as pa
 
 from distilbatch.errors import DataError
-from distilbatch.records import Partition, StagedFile
 from distilbatch.oserrors import storing
+from distilbatch.records import Partition, StagedFile
 from distilbatch.sink.partitions import check_partition_types, split
 from distilbatch.sink.staged_file import FileFormat, OpenFile, read_footer
 

@@ -15,9 +15,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from distilbatch.errors import ConfigError, DataError, SetupError
+from distilbatch.oserrors import storing
 from distilbatch.records import Partition, StagedFile
 from distilbatch.schema import FOOTER_PREFIX
-from distilbatch.oserrors import storing
 
 NUM_ROWS_KEY = "num_rows"
 MAX_ROW_GROUP_BYTES = 64 << 20  # of buffered Arrow data; a row group is closed early when it gets there

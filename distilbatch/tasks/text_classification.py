@@ -1,11 +1,13 @@
 """Text classification: logits to labels and scores, with the semantics of the Hugging Face pipeline.
 
-Source of the rules: the documentation of ``transformers.TextClassificationPipeline`` (function_to_apply, top_k).
+Source of the rules: the documentation of ``transformers.TextClassificationPipeline`` (function_to_apply, top_k,
+text pairs). Long documents may be read in text windows, whose scores are reduced to one row.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
@@ -14,96 +16,167 @@ from typing_extensions import override
 
 from distilbatch import schema
 from distilbatch.errors import ConfigError
-from distilbatch.records import HeadOutput
-from distilbatch.tasks.base import Task, scatter
+from distilbatch.records import Decoded, HeadOutput, Sequences
+from distilbatch.tasks.base import NOT_FINITE, Asked, Inputs, Task, failed_rows, scatter, single_texts, unread_sequences
+from distilbatch.tasks.classes import apply_function, best_classes, ranked_classes
 
 FUNCTIONS = ("none", "sigmoid", "softmax")
+REDUCTIONS = ("mean", "max", "length_weighted", "first")
+NO_SECOND = "the second text of the pair is missing or empty"
 
 
-class TextClassificationTask(Task):
-    """``struct<label, score[, scores]>``: the best class, and all wanted classes by falling score.
+@dataclass(frozen=True, slots=True)
+class TextClassificationOptions:
+    """What a user may choose.
 
     Args:
-        labels: C class names in the order of the logits.
-        problem_type: The checkpoint's: regression, single_label_classification, multi_label_classification
-            or None.
         top_k: How many classes ``scores`` lists, at most C; None leaves ``scores`` out.
         function_to_apply: none, sigmoid or softmax; None follows the checkpoint: none for regression, sigmoid
             for multi-label or a single class, else softmax.
         threshold: ``scores`` lists only classes that reach it (multi-label); needs no ``top_k``.
+        reduction: How the scores of a document's windows become one: mean, max (class by class),
+            length_weighted (mean by tokens) or first.
+        pair: Whether a second text is read with each text.
+        evidence: Whether the column lists every window with its label, score and place.
+    """
+
+    top_k: int | None = None
+    function_to_apply: str | None = None
+    threshold: float | None = None
+    reduction: str = "mean"
+    pair: bool = False
+    evidence: bool = False
+
+
+class TextClassificationTask(Task):
+    """``struct<label, score[, scores][, windows]>``: the best class, and all wanted classes by falling score.
+
+    Args:
+        labels: C class names in the order of the logits.
+        options: The user's choices.
+        problem_type: The checkpoint's: regression, single_label_classification, multi_label_classification
+            or None.
 
     Raises:
-        ConfigError: An unknown function, or ``top_k`` below 1.
+        ConfigError: An unknown function or reduction, or ``top_k`` below 1.
     """
 
     def __init__(
-        self,
-        labels: Sequence[str],
-        *,
-        problem_type: str | None = None,
-        top_k: int | None = None,
-        function_to_apply: str | None = None,
-        threshold: float | None = None,
+        self, labels: Sequence[str], options: TextClassificationOptions, *, problem_type: str | None = None
     ) -> None:
-        if function_to_apply is not None and function_to_apply not in FUNCTIONS:
-            raise ConfigError(
-                "function_to_apply is unknown", expected=" or ".join(FUNCTIONS), found=repr(function_to_apply)
-            )
-        if top_k is not None and top_k < 1:
-            raise ConfigError("top_k is too small", expected="at least 1", found=str(top_k))
+        _check_choice("function_to_apply", options.function_to_apply, FUNCTIONS)
+        _check_choice("reduction", options.reduction, REDUCTIONS)
+        if options.top_k is not None and options.top_k < 1:
+            raise ConfigError("top_k is too small", expected="at least 1", found=str(options.top_k))
         self.labels = list(labels)
-        self._function = function_to_apply or _default_function(len(labels), problem_type)
-        self._threshold = threshold
-        wants_scores = top_k is not None or threshold is not None
-        self._num_scores = min(top_k or len(labels), len(labels)) if wants_scores else 0
+        self._options = options
+        self._names = pa.array(self.labels, pa.string())
+        self._function = options.function_to_apply or default_function(len(labels), problem_type)
+        wants_scores = options.top_k is not None or options.threshold is not None
+        self._num_scores = min(options.top_k or len(labels), len(labels)) if wants_scores else 0
 
     @property
     @override
     def type(self) -> pa.DataType:
-        return schema.classification_type(with_scores=self._num_scores > 0)
+        fields = list(schema.classification_type(with_scores=self._num_scores > 0))
+        if self._options.evidence:
+            fields.append(pa.field(schema.WINDOWS, schema.window_evidence_type()))
+        return pa.struct(fields)
+
+    @property
+    @override
+    def sharing_key(self) -> Hashable:
+        return ("text", "text_pair") if self._options.pair else ("text",)
 
     @override
-    def decode(self, output: HeadOutput, *, num_rows: int) -> pa.Array:
-        if not len(output.rows):
-            return pa.nulls(num_rows, self.type)
-        scores = apply_function(output.logits, self._function)
-        names = pa.array(self.labels, pa.string())
-        best = scores.argmax(axis=1)
-        columns = [names.take(pa.array(best)), pa.array(scores[np.arange(len(best)), best], pa.float32())]
+    def sequences(self, inputs: Inputs) -> Sequences:
+        return text_pairs(inputs) if self._options.pair else single_texts(inputs)
+
+    @override
+    def decode(self, output: HeadOutput, asked: Asked) -> Decoded:
+        # Of a pair, only a second text without tokens leaves a sequence unread; a single text is an empty row then.
+        unread = asked.sequences.rows[unread_sequences(asked)].tolist() if self._options.pair else []
+        errors = failed_rows(output.positions, asked) | dict.fromkeys(unread, NO_SECOND)
+        if not len(output.positions):
+            return Decoded(pa.nulls(asked.num_rows, self.type), errors)
+        window_scores = apply_function(output.values, self._function)  # (P, C), P windows
+        weights = asked.tokens.lengths[output.positions]
+        owners = asked.document_rows[output.positions]
+        rows, first = np.unique(owners, return_index=True)
+        scores = _reduce(window_scores, first, weights, self._options.reduction)
+        finite = np.isfinite(scores).all(axis=1)
+        columns = best_classes(scores, self._names)
         if self._num_scores:
-            columns.append(self._score_lists(scores, names))
-        values = pa.StructArray.from_arrays(columns, fields=list(self.type))
-        return scatter(values, output.rows, num_rows=num_rows)
+            threshold = self._options.threshold
+            columns.append(ranked_classes(scores, self._names, num_scores=self._num_scores, threshold=threshold))
+        if self._options.evidence:
+            columns.append(self._evidence(window_scores, output.positions, first, asked))
+        good = finite & ~np.isin(rows, list(errors))  # a row is failed when any of its windows is
+        values = pa.StructArray.from_arrays(columns, fields=list(self.type)).filter(pa.array(good))
+        errors = dict.fromkeys(rows[~finite].tolist(), NOT_FINITE) | errors
+        return Decoded(scatter(values, rows[good], num_rows=asked.num_rows), errors)
 
-    def _score_lists(self, scores: NDArray[np.float32], names: pa.Array) -> pa.Array:
-        order = np.argsort(-scores, axis=1, kind="stable")[:, : self._num_scores]  # (N, k)
-        ranked = np.take_along_axis(scores, order, axis=1)
-        keep = np.ones_like(ranked, dtype=bool) if self._threshold is None else ranked >= self._threshold
-        offsets = np.concatenate([[0], np.cumsum(keep.sum(axis=1))]).astype(np.int32)
+    def _evidence(
+        self, scores: NDArray[np.float32], documents: NDArray[np.int64], first: NDArray[np.int64], asked: Asked
+    ) -> pa.Array:
+        starts, ends = _extents(documents, asked)
         items = pa.StructArray.from_arrays(
-            [names.take(pa.array(order[keep])), pa.array(ranked[keep], pa.float32())],
-            fields=list(schema.label_scores_type().value_type),
+            [*best_classes(scores, self._names), pa.array(starts, pa.int32()), pa.array(ends, pa.int32())],
+            fields=list(schema.window_evidence_type().value_type),
         )
-        return pa.ListArray.from_arrays(pa.array(offsets), items, type=schema.label_scores_type())
+        offsets = np.concatenate([first, [len(scores)]]).astype(np.int32)
+        return pa.ListArray.from_arrays(pa.array(offsets), items, type=schema.window_evidence_type())
 
 
-def apply_function(logits: NDArray[np.float32], function: str) -> NDArray[np.float32]:
-    """Map logits ``(N, C)`` to scores ``(N, C)`` by none, sigmoid or softmax, in float32."""
-    if function == "none":
-        return logits
-    if function == "sigmoid":
-        # Not by tanh, which rounds unlikely classes to 0 and so loses their order.
-        with np.errstate(over="ignore"):  # exp gives infinity, whose score is 0
-            scores = 1.0 / (1.0 + np.exp(-logits))
-        return scores.astype(np.float32, copy=False)
-    shifted: NDArray[np.float32] = np.exp(logits - logits.max(axis=1, keepdims=True))
-    shifted /= shifted.sum(axis=1, keepdims=True)
-    return shifted
+def text_pairs(inputs: Inputs) -> Sequences:
+    """One pair for each row that has a text; a row without its second text is an error."""
+    texts, pairs = inputs["text"], inputs["text_pair"]
+    rows = [row for row, text in enumerate(texts) if text is not None and pairs[row] is not None]
+    missing = [row for row, text in enumerate(texts) if text is not None and pairs[row] is None]
+    return Sequences(
+        first=[str(texts[row]) for row in rows],
+        second=[str(pairs[row]) for row in rows],
+        rows=np.array(rows, dtype=np.int64),
+        errors=dict.fromkeys(missing, NO_SECOND),
+    )
 
 
-def _default_function(num_labels: int, problem_type: str | None) -> str:
+def default_function(num_labels: int, problem_type: str | None) -> str:
+    """The pipeline's rule for a checkpoint that is used without an explicit function."""
     if problem_type == "regression":
         return "none"
     if problem_type == "multi_label_classification" or num_labels == 1:
         return "sigmoid"
     return "softmax"
+
+
+def _reduce(
+    scores: NDArray[np.float32], first: NDArray[np.int64], weights: NDArray[np.int64], reduction: str
+) -> NDArray[np.float32]:
+    """Reduce ``(P, C)`` scores of windows to ``(R, C)`` of rows; the windows of row r start at ``first[r]``."""
+    if len(first) == len(scores) or reduction == "first":
+        return scores[first]
+    if reduction == "max":
+        return np.maximum.reduceat(scores, first, axis=0)
+    weight = weights.astype(np.float32) if reduction == "length_weighted" else np.ones(len(scores), np.float32)
+    total: NDArray[np.float32] = np.add.reduceat(scores * weight[:, None], first, axis=0)
+    return (total / np.add.reduceat(weight, first)[:, None]).astype(np.float32)
+
+
+def _extents(documents: NDArray[np.int64], asked: Asked) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
+    """Where the first text of each window begins and ends, in characters."""
+    details, cu_seqlens = asked.tokens.details, asked.tokens.cu_seqlens
+    if details is None:
+        raise ValueError("window evidence: expected token details, found none")
+    starts, ends = np.zeros(len(documents), np.int32), np.zeros(len(documents), np.int32)
+    for place, document in enumerate(documents.tolist()):
+        span = slice(int(cu_seqlens[document]), int(cu_seqlens[document + 1]))
+        offsets = details.offsets[span][details.parts[span] == 1]
+        if len(offsets):
+            starts[place], ends[place] = offsets[0, 0], offsets[-1, 1]
+    return starts, ends
+
+
+def _check_choice(name: str, value: str | None, choices: Sequence[str]) -> None:
+    if value is not None and value not in choices:
+        raise ConfigError(f"{name} is unknown", expected=" or ".join(choices), found=repr(value))

@@ -37,7 +37,7 @@ def first_token_states(encoder: Path, texts: Sequence[str]) -> Tensor:
     tokenizer = DocumentTokenizer.from_folder(encoder, max_length=model.config.max_position_embeddings)
     tokens = tokenizer.encode(list(texts))
     if len(tokens) != len(texts):
-        empty = sorted(set(range(len(texts))) - set(tokens.rows.tolist()))
+        empty = sorted(set(range(len(texts))) - set(tokens.sequences.tolist()))
         raise DataError("texts without tokens", found=f"{len(empty)}, the first in row {empty[0]}", remedy="drop them")
     states = torch.empty((len(texts), model.config.dim))
     with torch.inference_mode():

@@ -88,8 +88,9 @@ class Ran:
 def call() -> Callable[..., Ran]:
     """Run the program in this process."""
 
-    def call(*arguments: object) -> Ran:
-        result = CliRunner().invoke(app, [str(argument) for argument in arguments], prog_name="distilbatch")
+    def call(*arguments: object, stdin: bytes = b"") -> Ran:
+        words = [str(argument) for argument in arguments]
+        result = CliRunner().invoke(app, words, input=stdin, prog_name="distilbatch")
         if result.exception is not None and not isinstance(result.exception, SystemExit):
             raise result.exception
         return Ran(result.exit_code, result.stdout, result.stderr)

@@ -12,7 +12,7 @@ import pytest
 import distilbatch.cli
 
 ROOT = Path(__file__).parents[2]
-VERBS = {"run", "plan", "status", "verify", "bench", "convert", "demo", "doctor", "config"}
+VERBS = {"run", "plan", "status", "verify", "pipe", "bench", "convert", "demo", "doctor", "config"}
 
 
 def test_help_is_quick_and_loads_nothing_heavy():

@@ -7,6 +7,7 @@ import logging
 import random
 import secrets
 from collections import Counter
+from dataclasses import replace
 from collections.abc import Callable
 from itertools import chain, repeat
 from pathlib import Path
@@ -164,7 +165,7 @@ class Simulation:
         self._calm()
 
     def start(self, window: tuple[str, int | None], *, polite: bool) -> SimProcess:
-        job = JOB.with_window(*window)
+        job = replace(JOB, window=window[0], limit=window[1])
         attempts = iter(lambda: f"{self.random.getrandbits(128):032x}", "")
 
         def work(process, store):

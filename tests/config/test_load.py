@@ -179,9 +179,10 @@ def test_a_wrong_line_is_named_with_file_line_and_key(write, text, messages):
         ("name: topic,", "name: _topic,", "job.yaml:5: annotate.0.name: expected a column name of letters, digits "
          "and '_', beginning with a letter, at most 64 characters, found '_topic'"),
         ("task: text-classification", "task: ner",
-         "job.yaml:5: annotate.0.task: expected 'text-classification', found 'ner'"),
+         "job.yaml:5: annotate.0.task: expected 'text-classification', 'token-classification', 'question-answering', "
+         "'fill-mask', 'multiple-choice', 'feature-extraction' or 'zero-shot-classification', found 'ner'"),
         ("task: text-classification, ", "",
-         "job.yaml:5: annotate.0.task: required key is missing: 'text-classification'"),
+         "job.yaml:5: annotate.0.task: required key is missing, for example 'text-classification'"),
         ("model: m, ", "", "job.yaml: models: annotation 'topic' has no model; name its folder in models.topic, or "
          "as 'model' of the annotation"),
         ("top_k: 3", "top_k: 0",

@@ -46,6 +46,10 @@ def test_the_semantic_part_lists_what_changes_results_and_has_no_floats():
                 "function_to_apply": None,
                 "threshold": "0.5",
                 "max_length": None,
+                "stride": None,
+                "text_pair": None,
+                "reduction": "mean",
+                "evidence": False,
             }
         ],
         "passthrough": ["id", "day"],
@@ -61,7 +65,8 @@ def test_the_semantic_part_lists_what_changes_results_and_has_no_floats():
     [
         "source.columns.text=body", "source.partitioning=none", "source.max_doc_bytes=2048", "annotate.0.name=kind",
         "annotate.0.top_k=2", "annotate.0.function_to_apply=sigmoid", "annotate.0.threshold=0.25",
-        "annotate.0.max_length=64", "sink.passthrough=[day, id]", "sink.partition_by=[]", "engine.precision=float32",
+        "annotate.0.max_length=64", "annotate.0.stride=8", "annotate.0.text_pair=reply", "annotate.0.reduction=max",
+        "annotate.0.evidence=true", "sink.passthrough=[day, id]", "sink.partition_by=[]", "engine.precision=float32",
     ],
 )
 def test_a_setting_that_changes_results_changes_the_fingerprint(override):

@@ -15,7 +15,7 @@ import torch
 from distilbatch.engine.spec import DeviceSpec, HeadSpec, WorkerSpec
 from distilbatch.layout import RunLayout
 from distilbatch.model.configuration import DistilBertConfig
-from distilbatch.model.modeling import DistilBertForSequenceClassification
+from distilbatch.model.modeling import DistilBertForSequenceClassification, PreTrainedModel
 from distilbatch.source.listing import Listing, list_fragments
 
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
@@ -25,8 +25,14 @@ MAX_POSITIONS = 32
 GLOB = "**/*.parquet"
 
 
-def write_checkpoint(folder: Path, *, seed: int = 0, labels: Sequence[str] = LABELS) -> Path:
-    """A sequence classifier of 2 layers and 32 dimensions that knows ``WORDS``, with its vocabulary."""
+def write_checkpoint(
+    folder: Path,
+    *,
+    seed: int = 0,
+    labels: Sequence[str] = LABELS,
+    kind: type[PreTrainedModel] = DistilBertForSequenceClassification,
+) -> Path:
+    """A model of 2 layers and 32 dimensions that knows ``WORDS``, with its vocabulary."""
     torch.manual_seed(seed)
     config = DistilBertConfig(
         vocab_size=len(SPECIAL) + len(WORDS),
@@ -38,7 +44,7 @@ def write_checkpoint(folder: Path, *, seed: int = 0, labels: Sequence[str] = LAB
         initializer_range=0.4,
         id2label=dict(enumerate(labels)),
     )
-    DistilBertForSequenceClassification(config).save_pretrained(folder)
+    kind(config).save_pretrained(folder)
     (folder / "vocab.txt").write_text("\n".join([*SPECIAL, *WORDS]) + "\n", encoding="utf-8")
     return folder
 
@@ -71,6 +77,12 @@ def list_texts(source: Path, *, columns: Sequence[str] = ("id",)) -> Listing:
     )
 
 
+def topic_spec(model: Path, *, name: str = "topic", **changes: Any) -> HeadSpec:
+    """A text classification of the column ``text``; ``changes`` replaces fields."""
+    values: dict[str, Any] = {"task": "text-classification", "columns": (("text", "text"),)}
+    return HeadSpec(name=name, model=model, **{**values, **changes})
+
+
 def worker_spec(listing: Listing, *, source: Path, sink: Path, model: Path, **changes: Any) -> WorkerSpec:
     """What a worker needs for one head named ``topic``; ``changes`` replaces fields."""
     values: dict[str, Any] = {
@@ -80,7 +92,7 @@ def worker_spec(listing: Listing, *, source: Path, sink: Path, model: Path, **ch
         "max_doc_bytes": 4096,
         "error_rows": False,
         "passthrough": ("id",),
-        "heads": (HeadSpec("topic", model),),
+        "heads": (topic_spec(model),),
         "pipeline": None,
         "device": DeviceSpec(device="cpu", threads=1, max_batch_tokens=256),
         "sort_buffer_rows": 64,

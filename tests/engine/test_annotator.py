@@ -3,14 +3,16 @@ from __future__ import annotations
 import math
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pytest
-from engine_samples import LABELS, random_texts, string_array
+from engine_samples import LABELS, random_texts, string_array, write_checkpoint
 
 import distilbatch
 from distilbatch import Annotator, schema
 from distilbatch.errors import CheckpointError, ConfigError
+from distilbatch.model.modeling import DistilBertForMultipleChoice
 
 TEXTS = ["bada kego", None, "", "limo " * 100, "ra\ud800se"]
 STATUSES = ["ok", "null", "empty", "truncated", "repaired"]
@@ -128,20 +130,24 @@ def test_top_k_lists_classes_with_their_scores(checkpoint):
 @pytest.mark.parametrize(
     ("documents", "message"),
     [
-        ("bada", "expected a list of texts, .*found str; put a single text into a list"),
+        ("bada", "expected a list of texts or dicts, .*found str; put a single text into a list"),
         (b"bada", "found bytes"),
         ({"text": ["bada"]}, "found dict"),
         (None, "found NoneType"),
         (["bada", 3], r"documents\[1\]; expected a text or None; found int"),
         (["bada", b"kego"], r"documents\[1\]; expected a text or None; found bytes"),
         ([math.nan], r"documents\[0\]; expected a text or None; found float"),
-        (pa.table({"body": ["bada"]}), r"text_column; expected one of \['body'\]; found 'text'"),
-        (pa.table({"text": [1]}), "column 'text'; expected string or binary; found int64"),
+        (pa.table({"body": ["bada"]}), r"documents; expected a column 'text'; found the columns \['body'\]"),
+        (pa.table({"text": [1]}), "column 'text'; expected text; found int64"),
         (pa.table({"text": ["bada"], "_row": [1]}), r"no columns named \['prediction', '_row'\]; found \['_row'\]"),
         (pd.DataFrame({"text": ["bada"], "prediction_status": [1]}), "pass another name="),
-        (pd.DataFrame({"body": ["bada"]}), "text_column; expected one of"),
-        (pd.DataFrame({"text": [1.5]}), r"documents\[0\]; expected a text or None; found float"),
-        (pd.DataFrame({"text": [["bada", "kego"]]}), r"documents\[0\]; expected a text or None; found list"),
+        (pd.DataFrame({"body": ["bada"]}), "documents; expected a column 'text'"),
+        (pd.DataFrame({"text": [1.5]}), r"text\[0\]; expected a text or None; found float"),
+        (pd.DataFrame({"text": [["bada", "kego"]]}), "column 'text'; expected text; found large_list"),
+        (pd.DataFrame({"text": [["bada"], "kego"]}), r"text\[1\]; expected a list of texts or None; found str"),
+        ([["bada", "kego"]], "column 'text'; expected text; found large_list"),
+        ([{"text": "bada"}, None], r"documents\[1\]; expected a dict; found NoneType"),
+        ([{"text": 3}], r"text\[0\]; expected a text or None; found int"),
     ],
     ids=lambda value: type(value).__name__,
 )
@@ -154,18 +160,66 @@ def test_two_columns_of_one_name_are_refused(annotator):
     frame = pd.DataFrame([["bada", "kego"]], columns=["text", "text"])
     table = pa.Table.from_arrays([pa.array(["a"]), pa.array(["b"])], names=["text", "text"])
     for documents in (frame, table):
-        with pytest.raises(ConfigError, match="text_column; expected one column named 'text'; found 2"):
+        with pytest.raises(ConfigError, match="documents; expected one column named 'text'; found 2"):
             annotator(documents)
 
 
 def test_another_task_is_refused_by_name(checkpoint):
-    with pytest.raises(ConfigError, match="task; expected text-classification; found 'translation'"):
+    with pytest.raises(ConfigError, match=r"task; expected .* or text-classification or .*; found 'translation'"):
         Annotator("translation", model=checkpoint)
 
 
 def test_a_missing_checkpoint_is_refused_by_its_path(tmp_path):
     with pytest.raises(CheckpointError, match="nowhere"):
         Annotator(model=tmp_path / "nowhere")
+
+
+# --- Tasks that read several columns, or lists -----------------------------------------------------------------------
+
+
+def test_a_pair_is_read_from_dicts_tables_and_frames_alike(checkpoint):
+    annotator = Annotator(model=checkpoint, device="cpu", text_pair="note")
+    rows = [{"text": "bada", "note": "kego limo"}, {"text": None, "note": "kego"}, {"text": "bada", "note": "nupi"}]
+    table = pa.Table.from_pylist(rows)
+    found = annotator(rows)
+    assert [item is None for item in found] == [False, True, False]
+    assert found[0]["score"] != found[2]["score"]  # the second text counts
+    assert annotator(table)["prediction"].to_pylist() == found
+    frame = annotator(pd.DataFrame(rows).rename(columns={"text": "body"}), text_column="body")
+    assert frame["prediction_score"].tolist()[::2] == [found[0]["score"], found[2]["score"]]
+    assert annotator([{"text": "bada"}]) == [None]  # the second text is missing: an error row
+    assert annotator([]) == []
+
+
+def test_values_alone_are_refused_where_a_row_has_several(checkpoint):
+    annotator = Annotator(model=checkpoint, device="cpu", text_pair="note")
+    with pytest.raises(ConfigError, match="documents; expected dicts with text, note; found single values"):
+        annotator(["bada"])
+    with pytest.raises(ConfigError, match=r"expected a column 'note'; found the columns \['text'\]"):
+        annotator(pa.table({"text": ["bada"]}))
+
+
+def test_lists_of_choices_are_read_from_dicts_tables_and_frames_alike(tmp_path):
+    folder = write_checkpoint(tmp_path / "choices", kind=DistilBertForMultipleChoice)
+    annotator = Annotator("multiple-choice", model=folder, device="cpu", choices=("options",))
+    options = [["kego", "limo nupi"], ("bada", "kego"), np.array(["ra\ud800se", "mopi", "zu"], dtype=object)]
+    rows = [{"text": "bada", "options": each} for each in options]
+    found = annotator(rows)
+    assert [len(item["scores"]) for item in found] == [2, 2, 3]
+    texts = [[text.replace("\ud800", "\ufffd" * 3) for text in each] for each in options]
+    table = annotator(pa.table({"text": ["bada"] * 3, "options": texts}))
+    assert table["prediction"].to_pylist() == found
+    assert annotator(pd.DataFrame(rows))["prediction_choice"].tolist() == [item["choice"] for item in found]
+    with pytest.raises(ConfigError, match=r"options\[0\]; expected a list of texts or None; found list"):
+        annotator([{"text": "bada", "options": ["kego", 3]}])
+    with pytest.raises(ConfigError, match="column 'options'; expected lists of texts; found large_binary"):
+        annotator([{"text": "bada", "options": "kego"}])
+
+
+@pytest.mark.parametrize("options", [{"topk": 2}, {"top_k": 0}, {"threshold": "high"}, {"stride": 4, "text_pair": "b"}])
+def test_a_wrong_option_is_refused_by_its_name(checkpoint, options):
+    with pytest.raises(ConfigError, match=f"text-classification: {next(iter(options))}: "):
+        Annotator(model=checkpoint, **options)
 
 
 def test_it_is_a_public_name():

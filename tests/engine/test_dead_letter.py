@@ -10,7 +10,7 @@ from engine_samples import config_of, query, string_array, write_source
 
 import distilbatch
 from distilbatch.engine import dead_letter
-from distilbatch.model.modeling import DistilBertForSequenceClassification
+from distilbatch.inference.readouts import Reading, SequenceLogits
 
 DEAD_LETTER = Path("_distilbatch/job/once/dead_letter.parquet")
 
@@ -18,14 +18,13 @@ DEAD_LETTER = Path("_distilbatch/job/once/dead_letter.parquet")
 @pytest.fixture
 def overflows(monkeypatch):
     """A model that has no finite score for texts of a single token."""
-    original = DistilBertForSequenceClassification.forward_packed
+    original = SequenceLogits.read
 
-    def forward(self, packed, *args, **kwargs):
-        logits = original(self, packed, *args, **kwargs)
+    def read(self, model, states, packed):
         short = torch.tensor([length == 3 for length in packed.layout.lengths])
-        return torch.where(short[:, None], float("nan"), logits)
+        return Reading(torch.where(short[:, None], float("nan"), original(self, model, states, packed).values))
 
-    monkeypatch.setattr(DistilBertForSequenceClassification, "forward_packed", forward)
+    monkeypatch.setattr(SequenceLogits, "read", read)
 
 
 def test_error_rows_are_kept_with_their_text_and_place(tmp_path, checkpoint, overflows):
@@ -33,7 +32,7 @@ def test_error_rows_are_kept_with_their_text_and_place(tmp_path, checkpoint, ove
     distilbatch.run(config_of(source, tmp_path / "out", checkpoint))
     found = query("SELECT * FROM read_parquet(?) ORDER BY source_file", tmp_path / "out" / DEAD_LETTER)
     assert [row[:-1] for row in found] == [("bada", 1, "part-0.parquet", 1), ("kego", 4, "part-1.parquet", 1)]
-    assert all("no finite score" in row[-1] for row in found)
+    assert all("topic: the model gave no finite value" in row[-1] for row in found)
 
 
 def test_rows_far_apart_are_read_by_themselves(tmp_path, checkpoint, overflows, monkeypatch):

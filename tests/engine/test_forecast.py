@@ -197,15 +197,15 @@ def test_a_large_source_is_sampled_and_scaled_up(folder):
     assert estimate.tokens == pytest.approx(distilbatch.run(tiny_job.job_config(folder)).tokens, rel=0.05)
 
 
-def test_the_time_is_that_of_the_tokens_at_the_measured_speed(folder):
-    two = [
-        {"name": name, "task": "text-classification", "model": str(folder / "model")} for name in ("first", "second")
-    ]
+@pytest.mark.parametrize(("seed", "forwards"), [(2, 2), (1, 1)], ids=["two encoders", "a shared encoder"])
+def test_the_time_is_that_of_the_tokens_at_the_measured_speed(folder, seed, forwards):
+    tiny_job.write_checkpoint(folder / "other", seed=seed)
+    two = [{"name": name, "task": "text-classification", "model": str(folder / name)} for name in ("model", "other")]
     config = tiny_job.job_config(folder) | {"annotate": two}
     estimate = plan(config).estimate
     assert estimate is not None
     assert estimate.tokens_per_s is not None
-    assert estimate.tokens_computed == 2 * estimate.tokens
+    assert estimate.tokens_computed == forwards * estimate.tokens
     assert estimate.seconds == pytest.approx(estimate.tokens_computed / estimate.tokens_per_s, rel=0.1)
     assert estimate.basis == (
         "a sample of 70 rows from 4 of 4 shards; models alone, measured in this process on cpu float32, for one worker"

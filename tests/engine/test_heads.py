@@ -9,14 +9,14 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import torch
-from engine_samples import MAX_POSITIONS, WORDS, random_texts, write_checkpoint
+from engine_samples import MAX_POSITIONS, WORDS, random_texts, topic_spec, write_checkpoint
 
 from distilbatch import schema
-from distilbatch.engine import heads as heads_module
-from distilbatch.engine.heads import AnnotatedBuffer, Heads, row_array
+from distilbatch.engine import registry
+from distilbatch.engine.heads import AnnotatedBuffer, Heads, TokenizedBuffer, row_array
 from distilbatch.engine.spec import DeviceSpec, HeadSpec
 from distilbatch.errors import CheckpointError, ConfigError
-from distilbatch.model.modeling import DistilBertForSequenceClassification
+from distilbatch.model.modeling import DistilBertForSequenceClassification, DistilBertModel
 from distilbatch.model.packed import PackedTokens
 from distilbatch.tokenization import DocumentTokenizer
 
@@ -29,8 +29,12 @@ def load(*specs: HeadSpec, max_doc_bytes: int = 4096, **device: object) -> Heads
 
 def annotate(heads: Heads, texts: Sequence[str | bytes | None]) -> AnnotatedBuffer:
     values = [text.encode("utf-8", "surrogatepass") if isinstance(text, str) else text for text in texts]
-    buffer = heads.tokenize(pa.array(values, pa.binary()))
+    buffer = heads.tokenize({"text": pa.array(values, pa.binary())})
     return heads.decode(buffer, heads.predict(buffer))
+
+
+def tokenize(heads: Heads, texts: Sequence[str | None]) -> TokenizedBuffer:
+    return heads.tokenize({"text": pa.array(texts)})
 
 
 def scores(annotated: AnnotatedBuffer, head: int = 0) -> list[tuple[str, float] | None]:
@@ -39,8 +43,8 @@ def scores(annotated: AnnotatedBuffer, head: int = 0) -> list[tuple[str, float] 
 
 @pytest.fixture
 def forward(monkeypatch) -> Callable[..., list[list[int]]]:
-    """Put something around the model's forward; gives the lengths of the documents of each call."""
-    original = DistilBertForSequenceClassification.forward_packed
+    """Put something around the encoder's forward; gives the lengths of the documents of each call."""
+    original = DistilBertModel.forward_packed
 
     def install(change: Callable[[list[int], torch.Tensor], torch.Tensor]) -> list[list[int]]:
         calls: list[list[int]] = []
@@ -49,7 +53,7 @@ def forward(monkeypatch) -> Callable[..., list[list[int]]]:
             calls.append(packed.layout.lengths)
             return change(packed.layout.lengths, original(self, packed, *args, **kwargs))
 
-        monkeypatch.setattr(DistilBertForSequenceClassification, "forward_packed", around)
+        monkeypatch.setattr(DistilBertModel, "forward_packed", around)
         return calls
 
     return install
@@ -57,7 +61,7 @@ def forward(monkeypatch) -> Callable[..., list[list[int]]]:
 
 @pytest.fixture
 def topic(checkpoint: Path) -> HeadSpec:
-    return HeadSpec("topic", checkpoint)
+    return topic_spec(checkpoint)
 
 
 # --- What becomes of each text ---------------------------------------------------------------------------------------
@@ -123,10 +127,10 @@ def test_a_max_length_the_model_cannot_have_is_refused(topic, max_length):
 def test_a_text_that_breaks_the_tokenizer_is_an_error_row_and_the_others_are_not(topic, monkeypatch):
     encode = DocumentTokenizer.encode
 
-    def fragile(self, texts):
-        if any(text is not None and "zu" in text for text in texts):
+    def fragile(self, texts, second=None, **options):
+        if any("zu" in text for text in texts):
             raise RuntimeError("normalizer gave up")
-        return encode(self, texts)
+        return encode(self, texts, second, **options)
 
     heads = load(topic)
     expected = scores(annotate(heads, ["bada", "kego"]))
@@ -140,10 +144,10 @@ def test_a_text_that_breaks_the_tokenizer_is_an_error_row_and_the_others_are_not
 def test_a_tokenizer_that_fails_for_no_row_in_particular_is_no_row_error(topic, monkeypatch):
     encode = DocumentTokenizer.encode
 
-    def fails_for_many(self, texts):
+    def fails_for_many(self, texts, second=None, **options):
         if len(texts) > 1:
             raise RuntimeError("pool exhausted")
-        return encode(self, texts)
+        return encode(self, texts, second, **options)
 
     monkeypatch.setattr(DocumentTokenizer, "encode", fails_for_many)
     with pytest.raises(RuntimeError, match="pool exhausted"):
@@ -173,9 +177,9 @@ def test_results_do_not_depend_on_what_else_is_in_the_buffer(topic, seed, budget
 
 
 def test_the_rows_of_each_token_batch_are_told_before_it_runs(topic, forward):
-    calls = forward(lambda lengths, logits: logits)
+    calls = forward(lambda lengths, states: states)
     heads = load(topic, max_batch_tokens=40)
-    buffer = heads.tokenize(pa.array([None, *random_texts(30, most_words=12)]))
+    buffer = tokenize(heads, [None, *random_texts(30, most_words=12)])
     told: list[list[int]] = []
 
     def observe(rows):
@@ -189,26 +193,70 @@ def test_the_rows_of_each_token_batch_are_told_before_it_runs(topic, forward):
 
 
 def test_no_token_is_computed_twice_or_padded(topic, forward):
-    calls = forward(lambda lengths, logits: logits)
+    calls = forward(lambda lengths, states: states)
     heads = load(topic, max_batch_tokens=64)
-    buffer = heads.tokenize(pa.array(random_texts(50)))
+    buffer = tokenize(heads, random_texts(50))
     (output,) = heads.predict(buffer)
-    assert sum(map(sum, calls)) == output.tokens_computed == len(buffer.tokens[0].input_ids)
+    assert (
+        sum(map(sum, calls))
+        == output.tokens_computed
+        == len(buffer.questions[0].tokens.input_ids)
+        == heads.tokens_to_compute(buffer)
+    )
 
 
 # --- Several heads ---------------------------------------------------------------------------------------------------
 
 
 def test_heads_with_the_same_tokenizer_and_length_share_one_tokenization(topic, tmp_path):
-    other = HeadSpec("tone", write_checkpoint(tmp_path / "tone", seed=1, labels=("up", "down")))
+    other = topic_spec(write_checkpoint(tmp_path / "tone", seed=1, labels=("up", "down")), name="tone")
     short = replace(other, name="short", max_length=8)
-    buffer = load(topic, other, short).tokenize(pa.array(random_texts(10)))
-    assert buffer.tokens[0] is buffer.tokens[1]
-    assert buffer.tokens[2] is not buffer.tokens[0]
+    heads = load(topic, other, short)
+    buffer = tokenize(heads, random_texts(10))
+    whole, cut = buffer.questions
+    assert whole.tokens.lengths.max() > cut.tokens.lengths.max() == 8
+    # Their encoders differ: each reads the shared tokens for itself.
+    assert heads.tokens_to_compute(buffer) == 2 * len(whole.tokens.input_ids) + len(cut.tokens.input_ids)
+
+
+def test_heads_on_equal_encoders_share_one_forward_and_answer_as_if_alone(topic, tmp_path, forward):
+    torch.manual_seed(5)
+    shared = DistilBertForSequenceClassification.from_pretrained(topic.model)
+    torch.nn.init.normal_(shared.classifier.weight)
+    folder = tmp_path / "tone"
+    shared.save_pretrained(folder)
+    (folder / "vocab.txt").write_bytes((topic.model / "vocab.txt").read_bytes())
+    tone, texts = topic_spec(folder, name="tone"), [*random_texts(20), None]
+    heads = load(topic, tone)
+    calls = forward(lambda lengths, states: states)
+    buffer = tokenize(heads, texts)
+    outputs = heads.predict(buffer)
+    assert sum(map(sum, calls)) == outputs[0].tokens_computed == heads.tokens_to_compute(buffer)
+    assert (outputs[1].tokens_computed, outputs[1].seconds) == (0, 0.0)
+    both = heads.decode(buffer, outputs)
+    assert not both.columns[0].equals(both.columns[1])
+    for index, spec in enumerate((topic, tone)):
+        assert both.columns[index].equals(annotate(load(spec), texts).columns[0])
+
+
+def test_heads_of_other_columns_or_tokenizers_ask_for_themselves(topic, tmp_path):
+    renamed = replace(topic, name="title", columns=(("text", "title"),))
+    folder = write_checkpoint(tmp_path / "cased")
+    (folder / "tokenizer_config.json").write_text('{"do_lower_case": false}')
+    heads = load(topic, renamed, topic_spec(folder, name="cased"))
+    buffer = heads.tokenize({"text": pa.array(["Bada kego", None]), "title": pa.array(["limo", "bada"])})
+    ids = [question.tokens.input_ids.tolist() for question in buffer.questions]
+    assert len(ids) == 3
+    assert len({tuple(each) for each in ids}) == 3
+    found = heads.decode(buffer, heads.predict(buffer))
+    assert [status.value for status in found.statuses] == ["ok", "null"]  # of the first head's text
+    assert [column.is_valid().to_pylist() for column in found.columns] == [[True, False], [True, True], [True, False]]
 
 
 def test_each_head_answers_as_if_it_were_alone(topic, tmp_path):
-    other = HeadSpec("tone", write_checkpoint(tmp_path / "tone", seed=1, labels=("up", "down")), top_k=2)
+    other = topic_spec(
+        write_checkpoint(tmp_path / "tone", seed=1, labels=("up", "down")), name="tone", options={"top_k": 2}
+    )
     texts = [*random_texts(20), None]
     both = annotate(load(topic, other), texts)
     for index, spec in enumerate((topic, other)):
@@ -227,25 +275,43 @@ def test_a_row_counts_the_tokens_of_its_longest_head(topic):
 # --- Failures inside the model ---------------------------------------------------------------------------------------
 
 
-def test_a_document_without_a_finite_score_is_an_error_row_in_every_head(topic, tmp_path, forward):
-    other = HeadSpec("tone", write_checkpoint(tmp_path / "tone", seed=1, labels=("up", "down")))
+def test_a_document_without_a_finite_score_is_an_error_row_in_its_head(topic, tmp_path, monkeypatch):
+    other = topic_spec(write_checkpoint(tmp_path / "tone", seed=1, labels=("up", "down")), name="tone")
     heads = load(topic, other)
     texts = ["bada", "bada kego", "limo", None]
     expected = annotate(heads, texts)
 
-    def spoil_two_words(lengths, logits):
-        spoilt = torch.tensor([length == 4 for length in lengths])
-        # Only the two-class head overflows; a row is labelled by all heads or by none.
-        return torch.where(spoilt[:, None], float("inf"), logits) if logits.shape[1] == 2 else logits
+    head = DistilBertForSequenceClassification.head
 
-    forward(spoil_two_words)
+    def spoil_two_words(self, first):
+        logits = head(self, first)
+        # Longest first, so the text of two words leads its batch. Only the two-class head overflows.
+        return (
+            torch.where(torch.arange(len(logits))[:, None] == 0, float("inf"), logits)
+            if len(logits[0]) == 2
+            else logits
+        )
+
+    monkeypatch.setattr(DistilBertForSequenceClassification, "head", spoil_two_words)
     found = annotate(heads, texts)
     assert [status.value for status in found.statuses] == ["ok", "error", "ok", "null"]
-    assert found.errors[1] is not None
-    assert "no finite score" in found.errors[1]
-    for before, after in zip(expected.columns, found.columns, strict=True):
-        assert after.is_valid().to_pylist() == [True, False, True, False]
-        assert after.filter(after.is_valid()).equals(before.take([0, 2]))
+    assert found.errors[1] == "tone: the model gave no finite value for this text (number format overflow)"
+    assert found.columns[0].equals(expected.columns[0])  # what the other head says stands
+    assert found.columns[1].is_valid().to_pylist() == [True, False, True, False]
+    assert found.columns[1].take([0, 2]).equals(expected.columns[1].take([0, 2]))
+
+
+def test_a_row_that_fails_in_two_heads_says_so_of_both(topic, forward):
+    def too_large(lengths: list[int], states: torch.Tensor) -> torch.Tensor:
+        if 4 in lengths:
+            raise torch.OutOfMemoryError
+        return states
+
+    forward(too_large)
+    found = annotate(load(topic, replace(topic, name="again")), ["bada", "bada kego"])
+    reason = "out of memory: this document does not fit even alone; lower max_length"
+    assert found.errors == [None, f"topic: {reason}; again: {reason}"]
+    assert [column.is_valid().to_pylist() for column in found.columns] == [[True, False]] * 2
 
 
 def out_of_memory_above(limit: int, error: Callable[[], BaseException]) -> Callable[..., torch.Tensor]:
@@ -308,7 +374,7 @@ def test_a_tokenizer_that_is_too_large_for_the_model_is_refused(checkpoint, tmp_
         (folder / name).write_bytes((checkpoint / name).read_bytes())
     (folder / "vocab.txt").write_text((checkpoint / "vocab.txt").read_text() + "extra\n")
     with pytest.raises(CheckpointError, match="do not belong together; expected at most 37 entries"):
-        load(HeadSpec("topic", folder))
+        load(topic_spec(folder))
 
 
 def test_the_row_column_has_its_published_type(topic):
@@ -327,5 +393,5 @@ def test_the_row_column_has_its_published_type(topic):
 
 
 def test_the_default_length_has_a_limit_of_its_own(topic, monkeypatch):
-    monkeypatch.setattr(heads_module, "DEFAULT_MAX_LENGTH", 6)
+    monkeypatch.setattr(registry, "DEFAULT_MAX_LENGTH", 6)
     assert annotate(load(topic), ["bada " * 20]).num_tokens[0] == 6

@@ -53,7 +53,7 @@ def pipeline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str],
         path.write_text(
             "import os, time, faulthandler\n"
             "from distilbatch import Pipeline, TextClassification\n"
-            "from distilbatch.model.modeling import DistilBertForSequenceClassification as Model\n"
+            "from distilbatch.model.modeling import DistilBertModel as Model\n"
             "before = None\n"
             + body
             + '\nPIPELINE = Pipeline(annotate=[TextClassification(name="topic")], before=before)\n'

@@ -13,6 +13,7 @@ from engine_samples import (
     query,
     random_texts,
     string_array,
+    topic_spec,
     worker_spec,
     write_checkpoint,
     write_source,
@@ -20,7 +21,7 @@ from engine_samples import (
 
 from distilbatch import schema
 from distilbatch.engine.attempt import DECODE, PREDICT, PROBE, TOKENIZE, Attempt
-from distilbatch.engine.spec import DeviceSpec, HeadSpec, ShardTask
+from distilbatch.engine.spec import DeviceSpec, ShardTask
 from distilbatch.engine.worker import CRASH_MESSAGE, Worker
 from distilbatch.errors import ConfigError, ConflictError, DataError, InterruptedRunError
 from distilbatch.records import Shard, ShardResult
@@ -145,8 +146,9 @@ def test_two_threads_share_a_worker(source, tmp_path, checkpoint):
 
 
 def test_several_heads_write_a_column_each(source, tmp_path, checkpoint):
-    tone = HeadSpec("tone", write_checkpoint(tmp_path / "tone", seed=1, labels=("up", "down")), top_k=2)
-    result, table = Work(source, tmp_path / "out", checkpoint, heads=(HeadSpec("topic", checkpoint), tone)).process()
+    folder = write_checkpoint(tmp_path / "tone", seed=1, labels=("up", "down"))
+    heads = topic_spec(checkpoint), topic_spec(folder, name="tone", options={"top_k": 2})
+    result, table = Work(source, tmp_path / "out", checkpoint, heads=heads).process()
     assert table.column_names == ["id", "topic", "tone", "_row"]
     assert [len(item["scores"]) for item in table.column("tone").to_pylist()] == [2] * 250
     assert sum(result.label_counts["tone"].values()) == sum(result.label_counts["topic"].values()) == 250
@@ -337,6 +339,36 @@ def test_crashing_rows_need_no_valid_text(tmp_path, checkpoint):
     pq.write_table(table, source / "part-0.parquet")
     result, _ = Work(source, tmp_path / "out", checkpoint).process(crashing=(1,))
     assert result.statuses == {"ok": 1, "error": 1, "repaired": 1}
+
+
+@pytest.mark.parametrize("main", ["text", "note"])
+def test_a_crashing_row_is_kept_from_all_columns_that_heads_read(tmp_path, checkpoint, pipeline, main):
+    notes = ["limo", "deadly", None]
+    source = write_source(tmp_path / "in", ["bada", "kego", "nupi"], note=notes)
+    pair = {"columns": (("text", "text"), ("text_pair", "note")), "options": {"pair": True}}
+    head = topic_spec(checkpoint, **(pair if main == "text" else {"columns": (("text", "note"),)}))
+    hook = pipeline(before='assert "deadly" not in batch.column("note").to_pylist()\n    return batch')
+    work = Work(source, tmp_path / "out", checkpoint, heads=(head,), pipeline=hook, passthrough=("id", "note"))
+    _, table = work.process(crashing=(1,))
+    rows = table.column("_row").to_pylist()
+    assert (rows[1]["status"], rows[1]["error"], rows[1]["n_tokens"]) == ("error", CRASH_MESSAGE, 0)
+    assert rows[0]["status"] == "ok"
+    assert table.column("note").to_pylist() == notes
+
+
+def test_a_hook_that_drops_a_column_that_a_head_reads_is_named(tmp_path, checkpoint, pipeline):
+    source = write_source(tmp_path / "in", ["bada"], note=["kego"])
+    head = topic_spec(checkpoint, columns=(("text", "text"), ("text_pair", "note")), options={"pair": True})
+    work = Work(
+        source,
+        tmp_path / "out",
+        checkpoint,
+        heads=(head,),
+        passthrough=("id", "note"),
+        pipeline=pipeline(before='return batch.drop_columns(["note"])'),
+    )
+    with pytest.raises(ConfigError, match="no column 'note'; found the columns text, id"):
+        work.process()
 
 
 def test_a_hook_cannot_bring_a_crashing_row_back(tmp_path, checkpoint, pipeline):

@@ -21,7 +21,8 @@ def documents_of(lengths: list[int], *, seed: int = 0) -> TokenBatch:
     return TokenBatch(
         input_ids=ids,
         cu_seqlens=np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64),
-        rows=np.arange(len(lengths), dtype=np.int64),
+        sequences=np.arange(len(lengths), dtype=np.int64),
+        windows=np.zeros(len(lengths), dtype=np.int32),
         truncated=np.zeros(len(lengths), dtype=np.bool_),
     )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,13 +12,34 @@ import torch
 from torch import nn
 
 from distilbatch.inference.predictor import Predictor
+from distilbatch.inference.readouts import Embedding, MaskScores, Readout, SequenceLogits, TokenLogits
 from distilbatch.model.configuration import DistilBertConfig
-from distilbatch.model.modeling import DistilBertForSequenceClassification
-from distilbatch.model.packed import PackedTokens
-from distilbatch.records import TokenBatch
+from distilbatch.model.modeling import (
+    DistilBertForMaskedLM,
+    DistilBertForMultipleChoice,
+    DistilBertForQuestionAnswering,
+    DistilBertForSequenceClassification,
+    DistilBertForTokenClassification,
+    DistilBertModel,
+    PreTrainedModel,
+)
+from distilbatch.model.packed import PackedTokens, Rows
+from distilbatch.records import HeadOutput, TokenBatch
 
 CPU = torch.device("cpu")
 NUM_CLASSES = 3
+MASK_ID = 7
+CONFIG = DistilBertConfig(
+    vocab_size=99,
+    max_position_embeddings=64,
+    n_layers=2,
+    n_heads=2,
+    dim=16,
+    hidden_dim=24,
+    initializer_range=0.5,
+    id2label={0: "a", 1: "b", 2: "c"},
+)
+SPAN_CONFIG = replace(CONFIG, id2label={0: "start", 1: "end"})
 
 
 @pytest.fixture(autouse=True)
@@ -31,32 +53,31 @@ def one_thread() -> Iterator[None]:
 @pytest.fixture(scope="module")
 def model() -> DistilBertForSequenceClassification:
     torch.manual_seed(0)
-    config = DistilBertConfig(
-        vocab_size=99,
-        max_position_embeddings=64,
-        n_layers=2,
-        n_heads=2,
-        dim=16,
-        hidden_dim=24,
-        initializer_range=0.5,
-        id2label={0: "a", 1: "b", 2: "c"},
-    )
-    return DistilBertForSequenceClassification(config).eval()
+    return DistilBertForSequenceClassification(CONFIG).eval()
 
 
-def documents(lengths, *, seed: int = 0, first_row: int = 0) -> TokenBatch:
+def documents(lengths, *, seed: int = 0) -> TokenBatch:
     rng = np.random.default_rng(seed)
     lengths = np.asarray(lengths, dtype=np.int64)
     return TokenBatch(
         input_ids=rng.integers(0, 99, size=int(lengths.sum())).astype(np.int32),
         cu_seqlens=np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64),
-        rows=first_row + 2 * np.arange(len(lengths), dtype=np.int64),  # rows without text lie between
+        sequences=2 * np.arange(len(lengths), dtype=np.int64),  # sequences without tokens lie between
+        windows=np.zeros(len(lengths), dtype=np.int32),
         truncated=np.zeros(len(lengths), dtype=np.bool_),
     )
 
 
 def predictor_of(model: nn.Module, *, budget: int, device=CPU, dtype=torch.float32) -> Predictor:
-    return Predictor(model, device=device, dtype=dtype, num_classes=NUM_CLASSES, max_batch_tokens=budget)
+    return Predictor([model], [SequenceLogits()], device=device, dtype=dtype, max_batch_tokens=budget)
+
+
+def logits_of(predictor: Predictor, tokens: TokenBatch) -> np.ndarray:
+    """A row for each document, NaN where there are no logits."""
+    (output,) = predictor.predict(tokens)
+    logits = np.full((len(tokens), NUM_CLASSES), np.nan, dtype=np.float32)
+    logits[output.positions] = output.values
+    return logits
 
 
 def one_by_one(model: nn.Module, tokens: TokenBatch) -> np.ndarray:
@@ -70,20 +91,35 @@ def one_by_one(model: nn.Module, tokens: TokenBatch) -> np.ndarray:
 
 
 class CountingModel(nn.Module):
-    """Scores a document by its own tokens, and runs out of memory above ``capacity`` tokens."""
+    """Scores a document by its own tokens, and its encoder runs out of memory above ``capacity`` tokens."""
 
     def __init__(self, capacity: int, error: Exception | None = None) -> None:
+        super().__init__()
+        self.distilbert = CountingEncoder(capacity, error)
+        self.head = nn.Identity()
+
+    @property
+    def encoder(self) -> CountingEncoder:
+        return self.distilbert
+
+    @property
+    def calls(self) -> list[int]:
+        return self.distilbert.calls
+
+
+class CountingEncoder(nn.Module):
+    def __init__(self, capacity: int, error: Exception | None) -> None:
         super().__init__()
         self.capacity = capacity
         self.error = error or torch.OutOfMemoryError("CUDA out of memory.")
         self.calls: list[int] = []
 
-    def forward_packed(self, packed: PackedTokens) -> torch.Tensor:
+    def forward_packed(self, packed: PackedTokens, rows: Rows) -> torch.Tensor:
+        assert rows == "first"
         self.calls.append(len(packed.input_ids))
         if len(packed.input_ids) > self.capacity:
             raise self.error
-        lengths = [length for num_docs, length in packed.runs for _ in range(num_docs)]
-        parts = packed.input_ids.float().split(lengths)
+        parts = packed.input_ids.float().split(packed.layout.lengths)
         return torch.stack([torch.tensor([part.sum(), float(len(part)), part[0]]) for part in parts])
 
 
@@ -97,10 +133,11 @@ def expected_of(tokens: TokenBatch) -> np.ndarray:
 def test_results_equal_those_of_one_document_at_a_time_in_order(model, budget, seed):
     rng = np.random.default_rng(seed)
     tokens = documents(rng.integers(1, 65, size=rng.integers(1, 40)), seed=seed)
-    output = predictor_of(model, budget=budget).predict(tokens)
-    np.testing.assert_allclose(output.logits, one_by_one(model, tokens), atol=1e-6, rtol=1e-5)
-    assert output.logits.dtype == np.float32
-    assert output.rows is tokens.rows
+    (output,) = predictor_of(model, budget=budget).predict(tokens)
+    np.testing.assert_allclose(output.values, one_by_one(model, tokens), atol=1e-6, rtol=1e-5)
+    assert output.values.dtype == np.float32
+    assert output.positions.tolist() == list(range(len(tokens)))
+    assert output.ids is None
     assert output.tokens_computed == len(tokens.input_ids)
     assert output.seconds > 0
 
@@ -110,7 +147,7 @@ def test_bfloat16_weights_give_float32_logits_near_the_exact_ones(model):
     exact = one_by_one(model, tokens)
     other = DistilBertForSequenceClassification(model.config)
     other.load_state_dict(model.state_dict())
-    logits = predictor_of(other, budget=64, dtype=torch.bfloat16).predict(tokens).logits
+    logits = logits_of(predictor_of(other, budget=64, dtype=torch.bfloat16), tokens)
     assert logits.dtype == np.float32
     np.testing.assert_allclose(logits, exact, atol=0.05 * float(np.abs(exact).max()))
     assert next(model.parameters()).dtype is torch.float32
@@ -118,16 +155,18 @@ def test_bfloat16_weights_give_float32_logits_near_the_exact_ones(model):
 
 def test_no_documents_need_no_forward():
     fake = CountingModel(capacity=0)
-    output = predictor_of(fake, budget=8).predict(documents([]), on_batch=lambda _rows: pytest.fail("no batch"))
-    assert (output.logits.shape, output.tokens_computed, fake.calls) == ((0, NUM_CLASSES), 0, [])
+    (output,) = predictor_of(fake, budget=8).predict(documents([]), on_batch=lambda _documents: pytest.fail("no batch"))
+    assert (len(output.positions), len(output.values), output.tokens_computed, fake.calls) == (0, 0, 0, [])
 
 
-def test_an_observer_hears_of_each_batch_before_it_runs_and_of_every_row_once():
+def test_an_observer_hears_of_each_batch_before_it_runs_and_of_every_document_once():
     fake = CountingModel(capacity=1000)
-    tokens = documents([3, 9, 4, 9, 1], first_row=10)
+    tokens = documents([3, 9, 4, 9, 1])
     heard: list[tuple[int, list[int]]] = []
-    predictor_of(fake, budget=10).predict(tokens, on_batch=lambda rows: heard.append((len(fake.calls), rows.tolist())))
-    assert heard == [(0, [12]), (1, [16]), (2, [14, 10, 18])]
+    predictor_of(fake, budget=10).predict(
+        tokens, on_batch=lambda chosen: heard.append((len(fake.calls), chosen.tolist()))
+    )
+    assert heard == [(0, [1]), (1, [3]), (2, [2, 0, 4])]
     assert fake.calls == [9, 9, 8]
 
 
@@ -135,13 +174,13 @@ def test_an_observer_that_raises_stops_the_batch_and_frees_the_predictor():
     fake = CountingModel(capacity=1000)
     predictor = predictor_of(fake, budget=10)
 
-    def stop(_rows: np.ndarray) -> None:
+    def stop(_documents: np.ndarray) -> None:
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
         predictor.predict(documents([3]), on_batch=stop)
     assert fake.calls == []
-    assert predictor.predict(documents([3])).tokens_computed == 3
+    assert predictor.predict(documents([3]))[0].tokens_computed == 3
 
 
 OUT_OF_MEMORY = [
@@ -159,29 +198,29 @@ def test_a_batch_that_does_not_fit_is_split_until_it_does(error):
     fake = CountingModel(capacity=20, error=error)
     tokens = documents([7, 3, 9, 12, 5, 1, 20, 2])
     predictor = predictor_of(fake, budget=1000)
-    output = predictor.predict(tokens)
-    np.testing.assert_array_equal(output.logits, expected_of(tokens))
+    np.testing.assert_array_equal(logits_of(predictor, tokens), expected_of(tokens))
     assert predictor.max_batch_tokens <= 29  # for good: half of what failed first
     fake.calls.clear()
-    np.testing.assert_array_equal(predictor.predict(tokens).logits, expected_of(tokens))
+    np.testing.assert_array_equal(logits_of(predictor, tokens), expected_of(tokens))
     assert max(fake.calls) <= 29
 
 
 @pytest.mark.parametrize("capacity", [1, 4, 9, 15, 40])
 @pytest.mark.parametrize("budget", [1, 10, 64, 500])
-def test_only_documents_too_large_on_their_own_are_left_without_logits(capacity, budget):
+def test_only_documents_too_large_on_their_own_are_left_out(capacity, budget):
     tokens = documents([7, 3, 9, 12, 5, 1, 20, 2])
-    output = predictor_of(CountingModel(capacity), budget=budget).predict(tokens)
-    expected = expected_of(tokens)
-    expected[tokens.lengths > capacity] = np.nan
-    np.testing.assert_array_equal(output.logits, expected)
+    (output,) = predictor_of(CountingModel(capacity), budget=budget).predict(tokens)
+    fitting = np.flatnonzero(tokens.lengths <= capacity)
+    assert output.positions.tolist() == fitting.tolist()
+    np.testing.assert_array_equal(output.values.reshape(-1, NUM_CLASSES), expected_of(tokens)[fitting])
+    assert output.tokens_computed == tokens.lengths[fitting].sum()
 
 
 def test_one_giant_does_not_shrink_the_budget_of_the_others_to_nothing():
     fake = CountingModel(capacity=100)
     predictor = predictor_of(fake, budget=100)
     tokens = documents([400, *[10] * 40])
-    assert np.isnan(predictor.predict(tokens).logits).all(axis=1).tolist() == [True] + [False] * 40
+    assert np.isnan(logits_of(predictor, tokens)).all(axis=1).tolist() == [True] + [False] * 40
     assert predictor.max_batch_tokens == 100
     assert fake.calls == [400, 100, 100, 100, 100]
 
@@ -192,8 +231,8 @@ def test_an_error_that_is_not_about_memory_is_not_swallowed():
     with pytest.raises(RuntimeError, match="is invalid for input"):
         predictor.predict(documents([5, 5]))
     assert fake.calls == [10]
-    fake.capacity = 10
-    assert predictor.predict(documents([5, 5])).tokens_computed == 10
+    fake.distilbert.capacity = 10
+    assert predictor.predict(documents([5, 5]))[0].tokens_computed == 10
 
 
 def test_threads_that_share_a_predictor_get_their_own_results(model):
@@ -201,9 +240,127 @@ def test_threads_that_share_a_predictor_get_their_own_results(model):
     rng = np.random.default_rng(5)
     buffers = [documents(rng.integers(1, 65, size=20), seed=seed) for seed in range(12)]
     with ThreadPoolExecutor(4) as pool:
-        outputs = list(pool.map(predictor.predict, buffers))
-    for tokens, output in zip(buffers, outputs, strict=True):
-        np.testing.assert_allclose(output.logits, one_by_one(model, tokens), atol=1e-6, rtol=1e-5)
+        found = list(pool.map(lambda tokens: logits_of(predictor, tokens), buffers))
+    for tokens, logits in zip(buffers, found, strict=True):
+        np.testing.assert_allclose(logits, one_by_one(model, tokens), atol=1e-6, rtol=1e-5)
+
+
+# --- Several heads on one trunk --------------------------------------------------------------------------------------
+
+HEADS: dict[str, tuple[type[PreTrainedModel], Readout]] = {
+    "classes": (DistilBertForSequenceClassification, SequenceLogits()),
+    "choices": (DistilBertForMultipleChoice, SequenceLogits()),
+    "tokens": (DistilBertForTokenClassification, TokenLogits()),
+    "span": (DistilBertForQuestionAnswering, TokenLogits()),
+    "masks": (DistilBertForMaskedLM, MaskScores(MASK_ID, 4)),
+    "targets": (DistilBertForMaskedLM, MaskScores(MASK_ID, 4, (30, 11, 60))),
+    "first state": (DistilBertModel, Embedding("cls")),
+    "mean state": (DistilBertModel, Embedding("mean")),
+    "largest state": (DistilBertModel, Embedding("max")),
+    "states": (DistilBertModel, Embedding("none")),
+}
+
+
+def made(*names: str, seed: int = 0) -> list[PreTrainedModel]:
+    """One model for each, all with equal encoders."""
+    torch.manual_seed(seed)
+    encoder = DistilBertModel(CONFIG)
+    models = [HEADS[name][0](SPAN_CONFIG if name == "span" else CONFIG).eval() for name in names]
+    for model in models:
+        model.encoder.load_state_dict(encoder.state_dict())
+    return models
+
+
+def run(models: list[PreTrainedModel], *names: str, tokens: TokenBatch, budget: int = 90) -> list[HeadOutput]:
+    readouts = [HEADS[name][1] for name in names]
+    predictor = Predictor(models, readouts, device=CPU, dtype=torch.float32, max_batch_tokens=budget)
+    return predictor.predict(tokens)
+
+
+def padded(name: str, model: PreTrainedModel, ids: torch.Tensor) -> tuple[np.ndarray, np.ndarray | None]:
+    """What the readout should say of one document, from the model's padded forward."""
+    with torch.no_grad():
+        output = model(ids[None]) if name != "choices" else model(ids[None, None])
+    if name in {"classes", "choices"}:
+        return output.logits.numpy(), None
+    if name == "tokens":
+        return output.logits[0].numpy(), None
+    if name == "span":
+        return torch.stack([output.start_logits[0], output.end_logits[0]], dim=-1).numpy(), None
+    if name in {"masks", "targets"}:
+        probabilities = output.logits[0].softmax(-1)[ids == MASK_ID].numpy()
+        allowed = np.array(HEADS[name][1].targets or range(99))
+        order = np.argsort(-probabilities[:, allowed], axis=1, kind="stable")[:, :4]
+        return np.take_along_axis(probabilities[:, allowed], order, axis=1), allowed[order]
+    states = output.last_hidden_state[0].numpy()
+    pooled = {"first state": states[:1], "mean state": states.mean(0, keepdims=True), "states": states}
+    return pooled.get(name, states.max(0, keepdims=True)), None
+
+
+@pytest.mark.parametrize("budget", [1, 90, 100_000])
+@pytest.mark.parametrize("name", list(HEADS))
+def test_every_readout_is_that_of_the_padded_model_at_its_documents_or_tokens(name, budget):
+    tokens = documents(np.random.default_rng(4).integers(1, 65, size=25), seed=4)
+    tokens.input_ids[::9] = MASK_ID
+    (model,) = made(name)
+    expected = [
+        padded(name, model, torch.from_numpy(ids)) for ids in np.split(tokens.input_ids, tokens.cu_seqlens[1:-1])
+    ]
+    (output,) = run([model], name, tokens=tokens, budget=budget)
+    np.testing.assert_allclose(output.values, np.concatenate([values for values, _ in expected]), atol=1e-5, rtol=1e-4)
+    if name in {"masks", "targets"}:
+        places = np.flatnonzero(tokens.input_ids == MASK_ID)
+    else:
+        places = np.arange(len(tokens) if HEADS[name][1].axis == "documents" else len(tokens.input_ids))
+    assert output.positions.tolist() == places.tolist()
+    ids = [found for _, found in expected if found is not None]
+    assert (output.ids is None) == (not ids)
+    if ids:
+        np.testing.assert_array_equal(output.ids, np.concatenate(ids))
+
+
+@pytest.mark.parametrize(
+    "names",
+    [tuple(HEADS), ("classes", "first state"), ("masks", "targets"), ("classes", "tokens"), ("masks", "choices")],
+    ids=" + ".join,
+)
+def test_each_head_on_a_shared_trunk_answers_as_it_would_alone(names):
+    tokens = documents(np.random.default_rng(6).integers(1, 65, size=25), seed=6)
+    tokens.input_ids[::9] = MASK_ID
+    together = run(made(*names), *names, tokens=tokens)
+    for name, found, model in zip(names, together, made(*names), strict=True):
+        (alone,) = run([model], name, tokens=tokens)
+        np.testing.assert_allclose(found.values, alone.values, atol=1e-5, rtol=1e-4)
+        np.testing.assert_array_equal(found.positions, alone.positions)
+        assert (found.ids is None) == (alone.ids is None)
+        if found.ids is not None:
+            np.testing.assert_array_equal(found.ids, alone.ids)
+
+
+def test_a_shared_trunk_runs_once_and_is_in_memory_once(monkeypatch):
+    calls: list[int] = []
+    forward = DistilBertModel.forward_packed
+
+    def counting(self, packed, rows=None):
+        calls.append(len(packed.input_ids))
+        return forward(self, packed, rows)
+
+    monkeypatch.setattr(DistilBertModel, "forward_packed", counting)
+    names = ("classes", "tokens", "mean state", "masks")
+    models, tokens = made(*names), documents([5, 60, 1, 33])
+    first, *others = run(models, *names, tokens=tokens)
+    assert sum(calls) == first.tokens_computed == len(tokens.input_ids)
+    assert first.seconds > 0
+    assert [(output.tokens_computed, output.seconds) for output in others] == [(0, 0.0)] * 3
+    assert models[0].encoder is models[1].encoder is models[3].encoder
+
+
+def test_documents_without_a_mask_give_no_values():
+    (model,) = made("masks")
+    tokens = documents([4, 2])
+    tokens.input_ids[:] = MASK_ID + 1
+    (output,) = run([model], "masks", tokens=tokens)
+    assert (output.positions.tolist(), len(output.values), output.tokens_computed) == ([], 0, 6)
 
 
 @pytest.mark.gpu
@@ -216,7 +373,7 @@ def test_a_card_gives_the_results_of_the_cpu(model, dtype, tolerance):
     other = DistilBertForSequenceClassification(model.config)
     other.load_state_dict(model.state_dict())
     predictor = predictor_of(other, budget=300, device=torch.device("cuda", 0), dtype=dtype)
-    logits = predictor.predict(tokens).logits
+    logits = logits_of(predictor, tokens)
     np.testing.assert_allclose(logits, exact, atol=tolerance * float(np.abs(exact).max()))
     assert {parameter.device.type for parameter in other.parameters()} == {"cuda"}
 
@@ -226,4 +383,4 @@ def test_a_card_whose_memory_runs_out_still_gives_every_result():
     fake = CountingModel(capacity=20)
     tokens = documents([7, 3, 9, 12, 5, 1, 20, 2])
     predictor = predictor_of(fake, budget=1000, device=torch.device("cuda", 0))
-    np.testing.assert_array_equal(predictor.predict(tokens).logits, expected_of(tokens))
+    np.testing.assert_array_equal(logits_of(predictor, tokens), expected_of(tokens))

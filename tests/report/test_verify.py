@@ -358,18 +358,22 @@ def test_an_impossible_path_in_a_record(finished):
 
 
 @pytest.mark.parametrize(
-    "change",
+    ("change", "message", "state"),
     [
-        lambda plan: plan.update(window="other"),
-        lambda plan: plan["shards"][0].update(row_stop=1000),
-        lambda plan: plan["semantic"].update(floating=0.5),
+        # A plan that cannot be read is told, and the claim says what was planned.
+        (lambda plan: plan.update(window="other"), "plan.json: the plan of another run", "published"),
+        (lambda plan: plan["shards"][0].update(row_stop=1000), "plan.json: not a valid ", "published"),
+        (lambda plan: plan["semantic"].update(floating=0.5), "plan.json was edited or damaged; found ", "damaged"),
     ],
+    ids=["another run", "too many rows", "a float"],
 )
-def test_an_edited_plan_that_does_not_hold_together(finished, change):
+def test_an_edited_plan_that_does_not_hold_together(finished, change, message, state):
     edit(finished.run / "plan.json", change)
     report = verify(finished.sink)
-    assert report.problems[0].startswith("tiny/once: plan.json was edited or damaged; found ")
-    assert report.runs[0].state == "damaged"
+    assert message in report.problems[0]
+    assert "restore it" in report.problems[0]
+    assert report.runs[0].state == state
+    assert not report.ok
 
 
 def test_an_edited_plan_that_holds_together(finished):

@@ -14,9 +14,10 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from distilbatch.errors import ConfigError
-from distilbatch.records import HeadOutput
-from distilbatch.tasks import TextClassificationTask
-from distilbatch.tasks.text_classification import FUNCTIONS, apply_function
+from distilbatch.records import Decoded, HeadOutput, Sequences, TokenBatch
+from distilbatch.tasks.base import NOT_FINITE, OUT_OF_MEMORY, Asked
+from distilbatch.tasks.classes import apply_function
+from distilbatch.tasks.text_classification import FUNCTIONS, TextClassificationOptions, TextClassificationTask
 
 PROBLEM_TYPES = (None, "regression", "single_label_classification", "multi_label_classification")
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "red", "green", "blue", "fish"]
@@ -26,13 +27,42 @@ def labels_of(count: int) -> list[str]:
     return [f"class {i}" for i in range(count)]
 
 
-def output_of(logits: np.ndarray, rows: list[int] | None = None) -> HeadOutput:
-    chosen = np.arange(len(logits)) if rows is None else np.array(rows, dtype=np.int64)
-    return HeadOutput(rows=chosen.astype(np.int64), logits=np.asarray(logits, dtype=np.float32))
+def task_of(num_labels: int, *, problem_type: str | None = None, **options: object) -> TextClassificationTask:
+    return TextClassificationTask(
+        labels_of(num_labels), TextClassificationOptions(**options), problem_type=problem_type
+    )
+
+
+def asked_of(rows: list[int], *, num_rows: int) -> Asked:
+    """One document of three tokens for each of these rows; the other rows have no text."""
+    texts = ["a" if row in rows else None for row in range(num_rows)]
+    tokens = TokenBatch(
+        input_ids=np.full(3 * len(rows), 7, dtype=np.int32),
+        cu_seqlens=3 * np.arange(len(rows) + 1, dtype=np.int64),
+        sequences=np.arange(len(rows), dtype=np.int64),
+        windows=np.zeros(len(rows), dtype=np.int32),
+        truncated=np.zeros(len(rows), dtype=np.bool_),
+    )
+    sequences = Sequences(["a"] * len(rows), None, np.array(rows, dtype=np.int64))
+    return Asked({"text": texts}, sequences, tokens, num_rows)
+
+
+def decode_rows(
+    task: TextClassificationTask, logits: np.ndarray, rows: list[int], *, num_rows: int, lost: tuple[int, ...] = ()
+) -> Decoded:
+    """Decode logits of these rows; the documents ``lost`` were too large for the memory."""
+    kept = np.setdiff1d(np.arange(len(rows)), lost)
+    output = HeadOutput(positions=kept, values=np.asarray(logits, dtype=np.float32)[kept])
+    decoded = task.decode(output, asked_of(rows, num_rows=num_rows))
+    decoded.column.validate(full=True)
+    assert decoded.column.type == task.type
+    return decoded
 
 
 def decode(task: TextClassificationTask, logits: np.ndarray) -> list[dict]:
-    return task.decode(output_of(logits), num_rows=len(logits)).to_pylist()
+    decoded = decode_rows(task, logits, list(range(len(logits))), num_rows=len(logits))
+    assert decoded.errors == {}
+    return decoded.column.to_pylist()
 
 
 class Reference:
@@ -89,7 +119,7 @@ def assert_ranked_alike(found: list[dict], expected: list[dict]) -> None:
 def assert_equal_to_reference(reference, task_options: dict, logits: np.ndarray, top_k: int | None) -> None:
     num_labels, problem_type = logits.shape[1], task_options["problem_type"]
     function = task_options["function_to_apply"]
-    task = TextClassificationTask(labels_of(num_labels), top_k=top_k, **task_options)
+    task = task_of(num_labels, top_k=top_k, **task_options)
     with np.errstate(over="ignore"):  # the reference's sigmoid overflows where ours does not warn
         ranked = reference(num_labels, problem_type).postprocess(logits, top_k=None, function_to_apply=function)
     for found, expected in zip(decode(task, logits), ranked, strict=True):
@@ -125,7 +155,7 @@ def test_they_are_equal_for_extreme_and_tied_logits_too(reference, logits, probl
 
 def test_very_unlikely_classes_keep_their_order_and_their_scores():
     logits = np.array([[-30.0, -17.5, -20.0, -17.0]], dtype=np.float32)
-    task = TextClassificationTask(labels_of(4), problem_type="multi_label_classification", top_k=4)
+    task = task_of(4, problem_type="multi_label_classification", top_k=4)
     (row,) = decode(task, logits)
     assert [item["label"] for item in row["scores"]] == ["class 3", "class 1", "class 2", "class 0"]
     expected = 1 / (1 + np.exp(-logits[0][[3, 1, 2, 0]].astype(np.float64)))
@@ -141,7 +171,7 @@ def test_a_whole_checkpoint_gives_the_pipelines_labels(reference, problem_type, 
         logits = np.concatenate(
             [made.model(**made.tokenizer(text, return_tensors="pt")).logits.numpy() for text in texts]
         )
-    task = TextClassificationTask(labels_of(num_labels), problem_type=problem_type, top_k=num_labels)
+    task = task_of(num_labels, problem_type=problem_type, top_k=num_labels)
     best = made.pipeline(texts)
     for found, ranked, first in zip(decode(task, logits), made.pipeline(texts, top_k=None), best, strict=True):
         assert_ranked_alike(found["scores"], ranked)
@@ -149,7 +179,7 @@ def test_a_whole_checkpoint_gives_the_pipelines_labels(reference, problem_type, 
 
 
 def test_ties_go_to_the_class_that_comes_first():
-    task = TextClassificationTask(labels_of(4), top_k=4)
+    task = task_of(4, top_k=4)
     (row,) = decode(task, np.array([[1.0, 2.0, 2.0, 1.0]]))
     assert row["label"] == "class 1"
     assert [item["label"] for item in row["scores"]] == ["class 1", "class 2", "class 0", "class 3"]
@@ -190,9 +220,7 @@ def test_functions_leave_the_logits_as_they_were():
     ],
 )
 def test_a_threshold_lists_only_the_classes_that_reach_it(threshold, top_k, expected):
-    task = TextClassificationTask(
-        labels_of(3), problem_type="multi_label_classification", threshold=threshold, top_k=top_k
-    )
+    task = task_of(3, problem_type="multi_label_classification", threshold=threshold, top_k=top_k)
     (row,) = decode(task, np.array([[-3.0, 2.0, 0.0]]))
     assert row["label"] == "class 1"  # the best one is named even when it is below
     assert [item["label"] for item in row["scores"]] == expected
@@ -200,7 +228,7 @@ def test_a_threshold_lists_only_the_classes_that_reach_it(threshold, top_k, expe
 
 
 def test_thresholds_are_applied_row_by_row():
-    task = TextClassificationTask(labels_of(2), function_to_apply="none", threshold=0.5)
+    task = task_of(2, function_to_apply="none", threshold=0.5)
     rows = decode(task, np.array([[0.6, 0.7], [0.1, 0.2], [0.9, 0.1], [0.5, 0.4999]]))
     assert [[item["label"] for item in row["scores"]] for row in rows] == [
         ["class 1", "class 0"],
@@ -212,38 +240,59 @@ def test_thresholds_are_applied_row_by_row():
 
 @pytest.mark.parametrize("top_k", [None, 2])
 def test_rows_without_a_document_are_null_and_the_others_find_their_place(top_k):
-    task = TextClassificationTask(labels_of(3), top_k=top_k)
-    logits = np.array([[0, 0, 9], [9, 0, 0], [0, 9, 0]], dtype=np.float32)
-    column = task.decode(output_of(logits, rows=[4, 1, 2]), num_rows=6)
-    column.validate(full=True)
-    assert column.type == task.type
-    assert [row and row["label"] for row in column.to_pylist()] == [None, "class 0", "class 1", None, "class 2", None]
-    assert column.null_count == 3
+    logits = np.array([[9, 0, 0], [0, 9, 0], [0, 0, 9]], dtype=np.float32)
+    decoded = decode_rows(task_of(3, top_k=top_k), logits, [1, 2, 4], num_rows=6)
+    labels = [row and row["label"] for row in decoded.column.to_pylist()]
+    assert labels == [None, "class 0", "class 1", None, "class 2", None]
+    assert decoded.column.null_count == 3
+    assert decoded.errors == {}
 
 
 @pytest.mark.parametrize("num_rows", [0, 1, 7])
 @pytest.mark.parametrize("top_k", [None, 1])
 def test_no_documents_give_a_column_of_nulls(num_rows, top_k):
-    task = TextClassificationTask(labels_of(3), top_k=top_k)
-    column = task.decode(output_of(np.empty((0, 3))), num_rows=num_rows)
-    assert column.type == task.type
-    assert len(column) == column.null_count == num_rows
+    decoded = decode_rows(task_of(3, top_k=top_k), np.empty((0, 3)), [], num_rows=num_rows)
+    assert len(decoded.column) == decoded.column.null_count == num_rows
+    assert decoded.errors == {}
 
 
 @pytest.mark.parametrize("options", [{}, {"top_k": 1}, {"threshold": 0.3}, {"top_k": 2, "threshold": 0.3}], ids=str)
 def test_the_column_is_of_the_type_that_was_announced(options):
-    task = TextClassificationTask(labels_of(4), **options)
-    column = task.decode(output_of(np.random.default_rng(0).normal(size=(5, 4))), num_rows=8)
-    column.validate(full=True)
-    assert column.type == task.type
+    task = task_of(4, **options)
+    decoded = decode_rows(task, np.random.default_rng(0).normal(size=(5, 4)), list(range(5)), num_rows=8)
+    assert decoded.column.type == task.type
     names = ["label", "score", "scores"] if options else ["label", "score"]
     assert [field.name for field in task.type] == names
     assert task.type.field("score").type == pa.float32()
 
 
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("options", [{}, {"top_k": 2}, {"function_to_apply": "none"}], ids=str)
+def test_a_document_without_a_finite_score_is_an_error_row_alone(options, value):
+    # Minus infinity is a score of 0 to softmax and sigmoid; where it is the score itself, it is no number to write.
+    logits = np.array([[0, 9, 0], [0, value, 0], [9, 0, 0]], dtype=np.float32)
+    decoded = decode_rows(task_of(3, **options), logits, [0, 2, 3], num_rows=4)
+    fine = value == -np.inf and options.get("function_to_apply") != "none"
+    assert decoded.errors == ({} if fine else {2: NOT_FINITE})
+    assert decoded.column.is_valid().to_pylist() == [True, False, fine, True]
+    assert [row["label"] for row in decoded.column.to_pylist()[::3]] == ["class 1", "class 0"]
+
+
+@pytest.mark.parametrize("lost", [(1,), (0, 1, 2)])
+@pytest.mark.parametrize("top_k", [None, 2])
+def test_documents_that_did_not_fit_into_memory_are_error_rows(top_k, lost):
+    rows = [0, 2, 3]
+    decoded = decode_rows(task_of(3, top_k=top_k), np.eye(3), rows, num_rows=5, lost=lost)
+    assert decoded.errors == {rows[document]: OUT_OF_MEMORY for document in lost}
+    valid = [row in rows and rows.index(row) not in lost for row in range(5)]
+    assert decoded.column.is_valid().to_pylist() == valid
+
+
 def test_impossible_options_are_refused_in_clear_words():
     with pytest.raises(ConfigError) as caught:
-        TextClassificationTask(labels_of(2), function_to_apply="relu")
+        task_of(2, function_to_apply="relu")
     assert str(caught.value) == "function_to_apply is unknown; expected none or sigmoid or softmax; found 'relu'"
+    with pytest.raises(ConfigError, match=r"^reduction is unknown; expected mean or max or .*; found 'median'$"):
+        task_of(2, reduction="median")
     with pytest.raises(ConfigError, match=r"^top_k is too small; expected at least 1; found 0$"):
-        TextClassificationTask(labels_of(2), top_k=0)
+        task_of(2, top_k=0)

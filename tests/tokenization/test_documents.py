@@ -38,19 +38,21 @@ def make(folders):
 
 
 def documents(tokens: TokenBatch) -> dict[int, list[int]]:
-    """Row to ids."""
+    """Sequence to ids, where each has one document."""
+    assert not tokens.windows.any()
+    return dict(zip(tokens.sequences.tolist(), laid_out(tokens), strict=True))
+
+
+def laid_out(tokens: TokenBatch) -> list[list[int]]:
     parts = np.split(tokens.input_ids, tokens.cu_seqlens[1:-1]) if len(tokens) else []
-    return {row: part.tolist() for row, part in zip(tokens.rows.tolist(), parts, strict=True)}
+    return [part.tolist() for part in parts]
 
 
-def assert_equal_to_reference(tokens: TokenBatch, texts: list[str | None], reference: Any, max_length: int) -> None:
-    asked = [row for row, text in enumerate(texts) if text is not None]
-    expected = reference([texts[row] for row in asked], truncation=True, max_length=max_length, verbose=False)[
-        "input_ids"
-    ]
-    with_tokens = {row: ids for row, ids in zip(asked, expected, strict=True) if len(ids) > 2}
+def assert_equal_to_reference(tokens: TokenBatch, texts: list[str], reference: Any, max_length: int) -> None:
+    expected = reference(texts, truncation=True, max_length=max_length, verbose=False)["input_ids"]
+    with_tokens = {index: ids for index, ids in enumerate(expected) if len(ids) > 2}
     assert documents(tokens) == with_tokens
-    whole = reference([texts[row] for row in with_tokens], verbose=False)["input_ids"] if with_tokens else []
+    whole = reference([texts[index] for index in with_tokens], verbose=False)["input_ids"] if with_tokens else []
     assert tokens.truncated.tolist() == [len(ids) > max_length for ids in whole]
 
 
@@ -69,25 +71,89 @@ def test_ids_equal_the_reference_on_odd_texts_from_either_file(make, reference, 
 
 
 @settings(max_examples=80, deadline=None)
-@given(texts=st.lists(st.one_of(st.none(), FUZZED), max_size=6), max_length=st.integers(3, 40))
+@given(texts=st.lists(FUZZED, min_size=1, max_size=6), max_length=st.integers(3, 40))
 def test_ids_equal_the_reference_on_fuzzed_unicode(make, reference, texts, max_length):
-    if all(text is None for text in texts):
-        assert len(make(max_length=max_length).encode(texts)) == 0
-        return
     assert_equal_to_reference(make(max_length=max_length).encode(texts), texts, reference, max_length)
 
 
 @pytest.mark.parametrize("text", NO_TOKENS, ids=repr)
 def test_a_text_that_yields_no_token_is_left_out(make, text):
-    tokens = make().encode(["a", text, None, "b"])
-    assert tokens.rows.tolist() == [0, 3]
+    tokens = make().encode(["a", text, text, "b"])
+    assert tokens.sequences.tolist() == [0, 3]
     assert tokens.cu_seqlens.tolist() == [0, 3, 6]
 
 
 def test_nothing_to_encode_gives_no_documents(make):
-    for texts in ([], [None, None], NO_TOKENS):
+    for texts in ([], NO_TOKENS):
         tokens = make().encode(texts)
         assert (len(tokens), len(tokens.input_ids), tokens.cu_seqlens.tolist()) == (0, 0, [0])
+
+
+# --- Pairs, text windows, and where tokens come from -----------------------------------------------------------------
+
+
+@pytest.mark.parametrize("max_length", [6, 17, 64, 512])
+def test_pairs_equal_the_references(make, reference, real_texts, max_length):
+    first, second = real_texts[:120:2], real_texts[1:120:2]
+    tokens = make(max_length=max_length).encode(first, second)
+    expected = reference(first, second, truncation="longest_first", max_length=max_length, verbose=False)["input_ids"]
+    assert documents(tokens) == dict(enumerate(expected))
+    whole = reference(first, second, verbose=False)["input_ids"]
+    assert tokens.truncated.tolist() == [len(ids) > max_length for ids in whole]
+
+
+@settings(max_examples=60, deadline=None)
+@given(pairs=st.lists(st.tuples(FUZZED, FUZZED), min_size=1, max_size=4), max_length=st.integers(5, 40))
+def test_fuzzed_pairs_equal_the_references_where_both_have_tokens(make, reference, pairs, max_length):
+    first, second = map(list, zip(*pairs, strict=True))
+    expected = reference(first, second, truncation="longest_first", max_length=max_length, verbose=False)["input_ids"]
+    lengths = [[len(ids) - 2 for ids in reference(texts, verbose=False)["input_ids"]] for texts in (first, second)]
+    both = {index: ids for index, ids in enumerate(expected) if lengths[0][index] and lengths[1][index]}
+    found = documents(make(max_length=max_length).encode(first, second))
+    assert {index: found[index] for index in both} == both
+    assert not {index for index in found if not lengths[1][index]}  # nothing to read beside the first text
+
+
+@pytest.mark.parametrize(("max_length", "stride"), [(3, 0), (16, 0), (16, 5), (64, 61), (128, 32)])
+def test_text_windows_equal_the_references(folders, reference, real_texts, max_length, stride):
+    texts = [*real_texts[:40], *NO_TOKENS, "a", "a " * (max_length - 2), "a " * (max_length - 1)]
+    if max_length - stride < 4:
+        texts = texts[-60:-6:9] + texts[-3:]
+    tokens = DocumentTokenizer.from_folder(folders["uncased json"], max_length=max_length, stride=stride).encode(texts)
+    expected = reference(
+        texts, truncation=True, max_length=max_length, stride=stride, return_overflowing_tokens=True, verbose=False
+    )
+    owners = zip(expected["overflow_to_sample_mapping"], expected["input_ids"], strict=True)
+    kept = [(owner, ids) for owner, ids in owners if len(ids) > 2]
+    assert list(zip(tokens.sequences.tolist(), laid_out(tokens), strict=True)) == kept
+    assert not tokens.truncated.any()  # every token is in some window
+    for sequence in set(tokens.sequences.tolist()):
+        windows = tokens.windows[tokens.sequences == sequence]
+        assert windows.tolist() == list(range(len(windows)))
+
+
+@pytest.mark.parametrize("pairs", [False, True], ids=["single", "pairs"])
+@pytest.mark.parametrize("stride", [None, 4])
+def test_details_say_which_characters_of_which_text_a_token_is(folders, reference, real_texts, pairs, stride):
+    first, second = real_texts[:60:2], real_texts[1:60:2] if pairs else None
+    tokenizer = DocumentTokenizer.from_folder(folders["uncased json"], max_length=32, stride=stride)
+    plain, tokens = tokenizer.encode(first, second), tokenizer.encode(first, second, details=True)
+    assert plain.details is None
+    assert laid_out(plain) == laid_out(tokens)
+    assert tokens.details is not None
+    assert tokens.details.offsets.shape == (len(tokens.input_ids), 2)
+    for document, sequence in enumerate(tokens.sequences.tolist()):
+        span = slice(int(tokens.cu_seqlens[document]), int(tokens.cu_seqlens[document + 1]))
+        places = zip(tokens.input_ids[span], tokens.details.parts[span], tokens.details.offsets[span], strict=True)
+        for token_id, part, (start, end) in places:
+            if part == 0:
+                assert token_id in {101, 102}
+                assert (start, end) == (0, 0)
+                continue
+            text = first[sequence] if part == 1 else second[sequence]
+            word = reference.convert_ids_to_tokens(int(token_id)).removeprefix("##")
+            read = reference.backend_tokenizer.normalizer.normalize_str(text[start:end]).replace(" ", "")
+            assert word in {read, "[UNK]"}
 
 
 def test_nothing_is_padded_or_cut_by_the_settings_of_the_file(make):

@@ -1,0 +1,78 @@
+"""What the annotations of all tasks have in common."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from distilbatch.config.fields import Identifier, Number, PathText, Section, refused
+from distilbatch.errors import ConfigError
+
+__all__ = ["MODEL_REMEDY", "AnnotationSection", "Share", "Stride", "TopK", "refuse_stride"]
+
+MODEL_REMEDY = "name its folder in models.{0}, or as 'model' of the annotation"
+
+TopK = Annotated[int, Number(minimum=1)]
+Stride = Annotated[int, Number(minimum=0)]
+Share = Annotated[float, Number(minimum=0, maximum=1, whole=False)]
+
+
+class AnnotationSection(Section):
+    """What every annotation has; the same types serve YAML (``annotate``) and pipeline files.
+
+    Args:
+        name: Name of the output column.
+        model: Folder of the checkpoint. A pipeline may leave it to the config's ``models``.
+        max_length: Longest text in tokens, special tokens included; None takes the model's limit, at most 512.
+        stride: Tokens that neighbouring text windows of a long document share; None reads its beginning only.
+
+    Raises:
+        pydantic.ValidationError: An argument is unknown, of the wrong type or out of bounds (a ``ValueError``).
+    """
+
+    name: Identifier
+    task: str
+    model: PathText | None = None
+    max_length: Annotated[int, Number(minimum=3)] | None = None
+    stride: Stride | None = None
+
+    @property
+    def checkpoint(self) -> str:
+        """The folder of the checkpoint.
+
+        Raises:
+            ConfigError: Neither the annotation nor the config names one.
+        """
+        if self.model is None:
+            raise ConfigError(f"annotation '{self.name}' has no model", remedy=MODEL_REMEDY.format(self.name))
+        return self.model
+
+    def columns(self, text: str) -> tuple[tuple[str, str], ...]:
+        """The source columns by role, the main text first.
+
+        Args:
+            text: The source's text column.
+        """
+        return (("text", text),)
+
+    @property
+    def window_stride(self) -> int | None:
+        """Tokens that text windows share; None where a long text is cut."""
+        return self.stride
+
+    def options(self) -> dict[str, Any]:
+        """The task's own options, by name."""
+        return self.model_dump(exclude=set(AnnotationSection.model_fields) | self._column_fields)
+
+    @property
+    def _column_fields(self) -> set[str]:
+        return set()
+
+
+def refuse_stride(annotation: AnnotationSection, what: str) -> None:
+    """Refuse text windows for an annotation that reads ``what``.
+
+    Raises:
+        PydanticCustomError: ``stride`` is set.
+    """
+    if annotation.stride is not None:
+        raise refused(f"{what} is not read in text windows; leave 'stride' out: a long one is cut", at=("stride",))

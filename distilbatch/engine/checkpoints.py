@@ -1,0 +1,33 @@
+"""Checks a head's checkpoint folder by its config, before any work is planned and before torch is loaded."""
+
+from __future__ import annotations
+
+from distilbatch.engine.spec import HeadSpec
+from distilbatch.errors import CheckpointError
+from distilbatch.model.configuration import CONFIG_FILE, DistilBertConfig
+from distilbatch.tasks.catalog import ENCODER, TASK_HEADS, tasks_of
+
+
+def check_head(head: HeadSpec) -> None:
+    """Refuse a checkpoint that cannot do its task, by its config alone; weights are checked when it is loaded.
+
+    Raises:
+        CheckpointError: The folder is missing, is no DistilBERT checkpoint, or has another head.
+    """
+    if not head.model.is_dir():
+        raise CheckpointError(
+            f"annotation {head.name!r}: model {str(head.model)!r}",
+            expected="a checkpoint folder",
+            found="no such folder",
+            remedy="give the folder, or make one with distilbatch convert or distilbatch demo",
+        )
+    architectures = DistilBertConfig.from_file(head.model / CONFIG_FILE).architectures
+    wanted = TASK_HEADS[head.task]
+    if architectures and wanted not in {*architectures, ENCODER}:
+        able = [task for name in architectures for task in tasks_of(name)]
+        raise CheckpointError(
+            f"annotation {head.name!r}: {head.model} has another head",
+            expected=f"{wanted}, which {head.task} needs",
+            found=", ".join(architectures),
+            remedy=f"use another checkpoint, or a task it can do: {', '.join(dict.fromkeys(able))}",
+        )

@@ -1,0 +1,110 @@
+"""Zero-shot classification: labels a model was never trained on, judged as hypotheses by an inference head.
+
+Source of the rules: the documentation of ``transformers.ZeroShotClassificationPipeline``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+from typing_extensions import override
+
+from distilbatch import schema
+from distilbatch.errors import ConfigError
+from distilbatch.records import Decoded, HeadOutput, Sequences
+from distilbatch.tasks.base import NOT_FINITE, Asked, Inputs, Task, failed_rows, scatter, unread_sequences
+from distilbatch.tasks.classes import apply_function, best_classes, ranked_classes
+
+ENTAILMENT = "entail"
+
+
+@dataclass(frozen=True, slots=True)
+class ZeroShotClassificationOptions:
+    """What a user may choose.
+
+    Args:
+        candidate_labels: The labels.
+        hypothesis_template: Sentence with ``{}`` in the place of a label.
+        multi_label: Whether labels are judged one by one, entailment against contradiction, instead of against
+            each other.
+    """
+
+    candidate_labels: Sequence[str]
+    hypothesis_template: str = "This example is {}."
+    multi_label: bool = False
+
+
+class ZeroShotClassificationTask(Task):
+    """``struct<label, score, scores>`` over the candidate labels, by falling score.
+
+    Args:
+        labels: C class names of the inference head; one begins with "entail".
+        options: The user's choices.
+
+    Raises:
+        ConfigError: The head has no entailment class.
+    """
+
+    def __init__(self, labels: Sequence[str], options: ZeroShotClassificationOptions) -> None:
+        self._options = options
+        self._names = pa.array(list(options.candidate_labels), pa.string())
+        found = [index for index, label in enumerate(labels) if label.lower().startswith(ENTAILMENT)]
+        if not found:
+            raise ConfigError(
+                "zero-shot-classification needs a natural language inference checkpoint",
+                expected=f"a class whose name begins with {ENTAILMENT!r}",
+                found=", ".join(labels),
+            )
+        self._entailment = found[0]
+        # With a single label there is nothing to compare it with.
+        self._one_by_one = options.multi_label or len(options.candidate_labels) == 1
+
+    @property
+    @override
+    def type(self) -> pa.DataType:
+        return schema.classification_type(with_scores=True)
+
+    @property
+    @override
+    def sharing_key(self) -> Hashable:
+        return ("zero-shot", tuple(self._options.candidate_labels), self._options.hypothesis_template)
+
+    @override
+    def sequences(self, inputs: Inputs) -> Sequences:
+        template = self._options.hypothesis_template
+        hypotheses = [template.replace("{}", label) for label in self._options.candidate_labels]
+        texts = [(row, str(text)) for row, text in enumerate(inputs["text"]) if text is not None]
+        return Sequences(
+            first=[text for _, text in texts for _ in hypotheses],
+            second=[hypothesis for _ in texts for hypothesis in hypotheses],
+            rows=np.repeat(np.array([row for row, _ in texts], dtype=np.int64), len(hypotheses)),
+        )
+
+    @override
+    def decode(self, output: HeadOutput, asked: Asked) -> Decoded:
+        errors = failed_rows(output.positions, asked)
+        errors |= dict.fromkeys(asked.sequences.rows[unread_sequences(asked)].tolist(), "a hypothesis has no tokens")
+        owners = asked.document_rows[output.positions]
+        whole = ~np.isin(owners, list(errors))
+        rows = np.unique(owners[whole])
+        if not len(rows):
+            return Decoded(pa.nulls(asked.num_rows, self.type), errors)
+        scores = self._scores(output.values[whole].reshape(len(rows), len(self._names), -1))
+        finite = np.isfinite(scores).all(axis=1)
+        columns = [*best_classes(scores, self._names), ranked_classes(scores, self._names, num_scores=len(self._names))]
+        values = pa.StructArray.from_arrays(columns, fields=list(self.type)).filter(pa.array(finite))
+        errors |= dict.fromkeys(rows[~finite].tolist(), NOT_FINITE)
+        return Decoded(scatter(values, rows[finite], num_rows=asked.num_rows), errors)
+
+    def _scores(self, logits: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Map ``(R, labels, C)`` logits to ``(R, labels)`` scores."""
+        if not self._one_by_one:
+            return apply_function(logits[:, :, self._entailment], "softmax")
+        # The pipeline takes the last class for contradiction when entailment comes first, else the first.
+        contradiction = -1 if self._entailment == 0 else 0
+        pair = logits[:, :, [contradiction, self._entailment]]
+        return apply_function(pair.reshape(-1, 2), "softmax")[:, 1].reshape(logits.shape[:2])
