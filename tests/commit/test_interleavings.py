@@ -7,8 +7,8 @@ import logging
 import random
 import secrets
 from collections import Counter
-from dataclasses import replace
 from collections.abc import Callable
+from dataclasses import replace
 from itertools import chain, repeat
 from pathlib import Path
 
