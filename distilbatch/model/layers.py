@@ -31,7 +31,8 @@ class Embeddings(nn.Module):
     def __init__(self, config: DistilBertConfig) -> None:
         super().__init__()
         # With weights given, torch draws none of its own, which draw_weights would only draw again.
-        words, positions = torch.empty(config.vocab_size, config.dim), torch.empty(config.max_position_embeddings, config.dim)
+        words = torch.empty(config.vocab_size, config.dim)
+        positions = torch.empty(config.max_position_embeddings, config.dim)
         self.word_embeddings = nn.Embedding(*words.shape, padding_idx=config.pad_token_id, _weight=words)
         self.position_embeddings = nn.Embedding(*positions.shape, _weight=positions)
         self.LayerNorm = nn.LayerNorm(config.dim, eps=LAYER_NORM_EPS)
@@ -167,9 +168,9 @@ class Transformer(nn.Module):
 def draw_weights(modules: Iterable[nn.Module], *, std: float) -> None:
     """Draw fresh weights, normal, with zero biases and padding rows; leave other modules as they are."""
     for module in modules:
-        if isinstance(module, (nn.Linear, nn.Embedding)):
-            if not module.weight.is_meta:  # there is nothing to draw, and torch would import sympy for it
-                module.weight.normal_(0.0, std)
+        # On the meta device there is nothing to draw, and torch would import sympy for it.
+        if isinstance(module, (nn.Linear, nn.Embedding)) and not module.weight.is_meta:
+            module.weight.normal_(0.0, std)
         if isinstance(module, nn.Linear):
             module.bias.zero_()
         if isinstance(module, nn.Embedding) and module.padding_idx is not None:
