@@ -27,23 +27,21 @@ def find_crashing_rows(rows: Rows, *, dies_at: Callable[[Rows], int | None]) -> 
     Raises:
         ResourceError: So many neighbours kill that the cause has to be something else.
     """
-    guilty: list[int] = []
+    suspects: list[int] = []
     neighbours = 0
     while rows and (row := dies_at(rows)) in rows:
         position = rows.index(row)
-        confirmed = dies_at((row,)) == row
-        neighbours = confirmed * (1 + (neighbours if position == 0 else 0))
-        if confirmed:
-            guilty.append(row)
+        suspects.append(row)
+        neighbours = neighbours + 1 if position == 0 else 1
         if neighbours > MAX_NEIGHBOURS:
             raise ResourceError(
                 "row after row kills its worker",
                 expected=f"at most {MAX_NEIGHBOURS} neighbours that do",
-                found=f"rows {guilty[-neighbours]} to {row}",
+                found=f"rows {suspects[-neighbours]} to {row}",
                 remedy="look for the cause in the model, the hooks or the machine",
             )
         rows = rows[position + 1 :]
-    return tuple(guilty)
+    return tuple(row for row in suspects if dies_at((row,)) == row)
 
 
 def without_rows(rows: Sequence[int], excluded: Sequence[int]) -> Rows:

@@ -33,8 +33,10 @@ class Embeddings(nn.Module):
         # With weights given, torch draws none of its own, which draw_weights would only draw again.
         words = torch.empty(config.vocab_size, config.dim)
         positions = torch.empty(config.max_position_embeddings, config.dim)
-        self.word_embeddings = nn.Embedding(*words.shape, padding_idx=config.pad_token_id, _weight=words)
-        self.position_embeddings = nn.Embedding(*positions.shape, _weight=positions)
+        self.word_embeddings = nn.Embedding(
+            config.vocab_size, config.dim, padding_idx=config.pad_token_id, _weight=words
+        )
+        self.position_embeddings = nn.Embedding(config.max_position_embeddings, config.dim, _weight=positions)
         self.LayerNorm = nn.LayerNorm(config.dim, eps=LAYER_NORM_EPS)
         self.dropout = nn.Dropout(config.dropout)
 

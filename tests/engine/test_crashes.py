@@ -73,7 +73,7 @@ def test_a_cause_that_is_no_row_ends_the_search_soon():
     worker = Worker(range(10_000))
     with pytest.raises(ResourceError, match=r"row after row kills its worker.*found rows 5 to 13"):
         find_crashing_rows(tuple(range(5, 4000)), dies_at=worker.dies_at)
-    assert worker.deaths == 2 * (MAX_NEIGHBOURS + 1)
+    assert worker.deaths == MAX_NEIGHBOURS + 1
 
 
 def test_without_rows_keeps_the_order():

@@ -146,7 +146,9 @@ def digests(sink: Path) -> dict[str, str]:
     return {str(path): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
 
 
-def test_actors_share_a_gpu_only_when_the_config_says_so(start, config, tmp_path):
+def test_actors_share_a_gpu_only_when_the_config_says_so(start, tmp_path, checkpoint):
+    source = write_source(tmp_path / "in", random_texts(200), group_rows=20)
+    config = config_of(source, tmp_path / "out", checkpoint, type="ray", shard_rows=20)
     program = start("gpus", config)
     assert program.finish() == 0, program.errors()
     runs: dict[str, list[str]] = {}
@@ -159,7 +161,7 @@ def test_actors_share_a_gpu_only_when_the_config_says_so(start, config, tmp_path
     assert len(runs["shared"]) == 3
     assert max(runs["shared"].count(gpu) for gpu in runs["shared"]) == 2
     for name in runs:
-        assert_exact(Path(f"{config['sink']['path']}-{name}"), tmp_path / "in")
+        assert_exact(tmp_path / f"out-{name}", source)
 
 
 def test_a_cluster_is_joined_used_on_every_node_and_left_running_though_a_node_goes_down(start, config, tmp_path):
