@@ -57,14 +57,33 @@ def drive(config: dict[str, Any]) -> int:
     return 0
 
 
+MEETING = """
+import os, pathlib, time
+from distilbatch import Pipeline, TextClassification
+
+def before(batch):
+    folder = pathlib.Path({folder!r})
+    folder.mkdir(exist_ok=True)
+    (folder / str(os.getpid())).touch()
+    while len(list(folder.iterdir())) < {workers}:
+        time.sleep(0.05)
+    return batch
+
+PIPELINE = Pipeline(annotate=[TextClassification(name="topic")], before=before)
+"""
+
+
 def gpus(config: dict[str, Any]) -> int:
     ray.init(address="local", num_cpus=2, num_gpus=2, include_dashboard=False, log_to_driver=False)
-    sink = config["sink"]["path"]
-    for name, share in (("whole", 1), ("shared", 0.5)):
+    sink, model = config["sink"]["path"], config.pop("annotate")[0]["model"]
+    for name, share, workers in (("whole", 1, 2), ("shared", 0.5, 3)):
         tell(kind="run", name=name)
         config["sink"]["path"] = f"{sink}-{name}"
         config["engine"] |= {"gpus_per_actor": share, "cpus_per_actor": 0.5, "actors": 3}
-        distilbatch.run(config, progress=Report())
+        # No worker begins before all have started, or the run might be over.
+        pipeline = Path(f"{sink}-{name}.py")
+        pipeline.write_text(MEETING.format(folder=f"{sink}-{name}-met", workers=workers))
+        distilbatch.run({**config, "pipeline": str(pipeline), "models": {"topic": model}}, progress=Report())
     return 0
 
 

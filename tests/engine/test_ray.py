@@ -24,11 +24,11 @@ from distilbatch.engine.spec import PoolEvent
 from distilbatch.engine.summary import RunReport
 from distilbatch.engine.worker import CRASH_MESSAGE
 from distilbatch.errors import CheckpointError, DistilbatchError, InterruptedRunError, ResourceError, SetupError
-from distilbatch.model.modeling import DistilBertForSequenceClassification
+from distilbatch.model.modeling import DistilBertModel
 
 pytestmark = pytest.mark.ray
 
-FORWARD = DistilBertForSequenceClassification.forward_packed
+FORWARD = DistilBertModel.forward_packed
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -46,7 +46,7 @@ def source(tmp_path: Path) -> Path:
 def pipeline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], str]:
     """A pipeline file: workers run it when they start, so that it is also a way into them."""
     # The driver runs it as well; what it does to the model here is undone after the test.
-    monkeypatch.setattr(DistilBertForSequenceClassification, "forward_packed", FORWARD)
+    monkeypatch.setattr(DistilBertModel, "forward_packed", FORWARD)
 
     def write(body: str) -> str:
         path = tmp_path / "pipeline.py"
