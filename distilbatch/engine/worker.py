@@ -24,6 +24,7 @@ from distilbatch.engine.attempt import DECODE, PREDICT, PROBE, TOKENIZE, Attempt
 from distilbatch.engine.buffers import sort_buffers
 from distilbatch.engine.heads import Heads, TokenizedBuffer, row_array
 from distilbatch.engine.hooks import run_hook
+from distilbatch.engine.memory import release_free_memory
 from distilbatch.engine.spec import ShardTask, WorkerSpec
 from distilbatch.engine.stages import Background, StageClock
 from distilbatch.engine.tally import Tally
@@ -93,6 +94,7 @@ class Worker:
                     files = stager.close()
         finally:
             attempt.close()
+        release_free_memory()
         metrics = {f"{stage}_s": seconds for stage, seconds in clock.seconds.items()}
         metrics["wall_s"] = time.perf_counter() - start
         metrics["tokens"] = float(tally.tokens)

@@ -112,8 +112,8 @@ def start(tmp_path: Path) -> Iterator[Callable[..., Program]]:
 
 @pytest.fixture
 def config(tmp_path: Path, checkpoint: Path) -> dict[str, Any]:
-    """600 rows in 10 shards that last half a second each."""
-    source = write_source(tmp_path / "in", random_texts(600), group_rows=60)
+    """1800 rows in 30 shards that last a third of a second each: workers of a lost node live on for a second."""
+    source = write_source(tmp_path / "in", random_texts(1800), group_rows=60)
     return slow_config(tmp_path, source, checkpoint)
 
 
