@@ -28,7 +28,7 @@ from distilbatch.errors import ResourceError
 from distilbatch.records import ShardResult
 
 _POLL_S = 0.5
-_MAX_DEATHS_AT_START = 4  # while no worker has ever been ready
+_MAX_DEATHS_AT_START = 4  # and as many as there are actors, while no worker has ever been ready
 _DEATHS_BEFORE_SEARCH = 2
 _MAX_DEATHS_OF_A_SHARD = 6
 _MAX_CRASHING_ROWS = 100
@@ -146,7 +146,7 @@ class _Pool:
                 found=f"{self._deaths}; the last: {first_line(error)}",
                 remedy="look for the cause in Ray's logs, then run the same command again",
             )
-        if not self._ever_ready and self._deaths >= _MAX_DEATHS_AT_START:
+        if not self._ever_ready and self._deaths >= max(_MAX_DEATHS_AT_START, self._plan.actors + 1):
             raise ResourceError(
                 "workers die while they load the model",
                 found=f"{self._deaths} deaths; the last: {first_line(error)}",
