@@ -175,9 +175,13 @@ def test_a_run_that_spent_its_deaths_or_was_stopped_is_resumed_where_it_ended(ru
 # --- Rows that kill --------------------------------------------------------------------------------------------------
 
 
-def test_a_row_that_kills_its_worker_becomes_an_error_row_and_is_never_met_again(run, source, tmp_path, pipeline):
+@pytest.mark.parametrize("guilty", [[333], pytest.param([5, 333, 334], marks=pytest.mark.soak)], ids=str)
+def test_a_row_that_kills_its_worker_becomes_an_error_row_and_is_never_met_again(
+    run, source, tmp_path, pipeline, guilty
+):
     texts = random_texts(600)
-    texts[333] = "bada deadly"
+    for row in guilty:
+        texts[row] = "bada deadly"
     write_source(source, texts, group_rows=60)
     deadly = pipeline(
         "def before(batch):\n"
@@ -188,23 +192,26 @@ def test_a_row_that_kills_its_worker_becomes_an_error_row_and_is_never_met_again
     stop = threading.Event()
 
     class StopWhenFound(Watch):
+        found: tuple[int, ...] = ()
+
         def event(self, event):
             super().event(event)
-            if event.kind == "crashing_rows":
+            self.found += event.rows
+            if len(self.found) == len(guilty):
                 stop.set()
 
     first = StopWhenFound()
     with pytest.raises(InterruptedRunError):
         run(first, stop=stop, pipeline=deadly)
-    assert [event.rows for event in first.events if event.rows] == [(333,)]
-    assert first.count("died") == 2  # the search has two deaths of its own
+    assert sorted(first.found) == guilty
+    assert first.count("died") <= 2 * len(guilty)  # the search has two deaths of its own for each
 
     second = Watch()
     report = run(second, pipeline=deadly)
     assert second.count("died") == 0
-    assert report.statuses["error"] == 1
+    assert report.statuses["error"] == len(guilty)
     rows = labelled(tmp_path / "out")
-    assert [(row[0], row[2]) for row in rows if row[1] == "error"] == [(333, CRASH_MESSAGE)]
+    assert [(row[0], row[2]) for row in rows if row[1] == "error"] == [(row, CRASH_MESSAGE) for row in guilty]
     assert all(row[3] is not None for row in rows if row[1] != "error")
     assert_exact(tmp_path / "out", source)
 
