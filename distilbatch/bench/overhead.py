@@ -103,7 +103,7 @@ def measure_overhead(config: Config, *, limit: int = DEFAULT_ROWS, rounds: int =
         resident_bytes=psutil.Process().memory_info().rss,
         threads=torch.get_num_threads(),
         device=str(heads.device),
-        precision=str(heads.dtype).removeprefix("torch."),
+        precision=heads.precision,
     )
 
 

@@ -38,7 +38,7 @@ def pipe(
     ] = None,
     text_column: Annotated[str, typer.Option("--text", help="Key of the main text in JSON Lines.")] = "text",
     device: Annotated[str, typer.Option("--device", help="auto, cpu, cuda or cuda:N.")] = "auto",
-    precision: Annotated[str, typer.Option("--precision", help="auto, float32, bfloat16 or float16.")] = "auto",
+    precision: Annotated[str, typer.Option("--precision", help="auto, float32, bfloat16, float16 or int8.")] = "auto",
     debug: Debug = False,
 ) -> None:
     """Annotate standard input: lines of text, or JSON Lines, to JSON Lines with a key 'prediction'.

@@ -35,7 +35,7 @@ class Engine(Section):
 
     type: Literal["local", "ray"] = "local"
     device: Device = "auto"
-    precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    precision: Literal["auto", "float32", "bfloat16", "float16", "int8"] = "auto"
     max_batch_tokens: Annotated[int | Literal["auto"], Number(minimum=16, auto=True)] = "auto"
     sort_buffer_rows: Annotated[int, Number(minimum=1)] = 4096
     shard_rows: AutoInt = "auto"

@@ -32,7 +32,7 @@ class Annotator:
     Args:
         task: ``text-classification``, or another task as in a config.
         model: The checkpoint folder.
-        precision: auto, float32, bfloat16 or float16.
+        precision: auto, float32, bfloat16, float16 or int8.
         device: auto, cpu, cuda or cuda:N.
         name: Name of the output column; in pandas its fields become columns ``<name>_label`` and so on.
         text_column: The column with the main text, when called with a table.

@@ -91,7 +91,7 @@ def estimate_work(
     basis = f"a sample of {sample.rows} rows from {count} of {len(shards)} shards"
     speed = _measure(heads, sample.table) if device is not None else None
     if speed:
-        number_format = str(heads.dtype).removeprefix("torch.")
+        number_format = heads.precision
         basis += f"; models alone, measured in this process on {heads.device.type} {number_format}, for one worker"
     else:
         basis += f"; no time: {reason or 'the sample has no text to run the models on'}"

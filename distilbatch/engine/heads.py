@@ -82,7 +82,7 @@ class Heads:
             set_threads(device.threads)
         self.specs = tuple(specs)
         self.device = resolve_device(device.device)
-        self.dtype = resolve_precision(device.precision, self.device)
+        self.precision = resolve_precision(device.precision, self.device)
         self._max_doc_bytes = max_doc_bytes
         self._heads = [_checked(load_head(spec)) for spec in self.specs]
         self._groups = _group(self._heads)
@@ -93,7 +93,7 @@ class Heads:
                     [self._heads[index].model for index in trunk],
                     [self._heads[index].readout for index in trunk],
                     device=self.device,
-                    dtype=self.dtype,
+                    precision=self.precision,
                     max_batch_tokens=budget,
                 )
                 for trunk in group.trunks

@@ -44,7 +44,7 @@ class DeviceSpec:
 
     Args:
         device: auto, cpu, cuda or cuda:N.
-        precision: auto, float32, bfloat16 or float16.
+        precision: auto, float32, bfloat16, float16 or int8.
         max_batch_tokens: Token budget of a forward call; None suits the device.
         threads: CPU threads; None leaves torch's choice.
     """

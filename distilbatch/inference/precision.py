@@ -5,8 +5,15 @@ from __future__ import annotations
 import torch
 
 from distilbatch.errors import SetupError
+from distilbatch.inference.backends import operators
 
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+_DTYPES = {
+    "float32": torch.float32,
+    "bfloat16": torch.bfloat16,
+    "float16": torch.float16,
+    "int8": torch.float32,
+}
+PRECISIONS = tuple(_DTYPES)
 CPU_BATCH_TOKENS = 2048  # a few MB of activations stay in the caches
 CUDA_BATCH_TOKENS = 32_768  # enough rows to fill the matrix units of a large card
 _FIRST_BFLOAT16_CAPABILITY = (8, 0)
@@ -39,34 +46,64 @@ def resolve_device(device: str) -> torch.device:
     return chosen
 
 
-def resolve_precision(precision: str, device: torch.device) -> torch.dtype:
-    """Turn ``auto`` or a dtype's name into a dtype that the device computes natively.
+def resolve_precision(precision: str, device: torch.device) -> str:
+    """Turn ``auto`` into a precision that suits the device, and check that the device computes the one asked for.
 
     ``auto`` is exact float32 on CPUs, bfloat16 on CUDA cards that have it, else float16.
 
+    Returns:
+        One of :data:`PRECISIONS`.
+
     Raises:
-        SetupError: The device can only emulate the format.
+        SetupError: The device cannot compute it, or can only emulate it at many times the cost of float32.
     """
     native = device.type != "cuda" or torch.cuda.get_device_capability(device) >= _FIRST_BFLOAT16_CAPABILITY
     if precision == "auto":
         if device.type == "cpu":
-            return torch.float32
-        return torch.bfloat16 if native else torch.float16
-    dtype = DTYPES[precision]
-    if dtype is torch.float16 and device.type == "cpu":
+            return "float32"
+        return "bfloat16" if native else "float16"
+    if precision == "float16" and device.type == "cpu":
         raise SetupError(
             "precision float16 on a CPU",
-            expected="float32 or bfloat16",
+            expected="float32, bfloat16 or int8",
             found="float16, which CPUs emulate at a quarter of the speed of float32",
             remedy="set engine.precision to auto",
         )
-    if dtype is torch.bfloat16 and not native:
+    if precision == "bfloat16" and not native:
         raise SetupError(
             f"precision bfloat16 on {torch.cuda.get_device_name(device)}",
             expected="compute capability 8.0 or newer",
             remedy="set engine.precision to float16 or auto",
         )
-    return dtype
+    if precision == "int8":
+        _check_int8(device)
+    return precision
+
+
+def _check_int8(device: torch.device) -> None:
+    if device.type == "cpu" and operators.activation_levels():
+        return
+    found = device.type if device.type != "cpu" else "none that torch's operators make use of"
+    raise SetupError(
+        "precision int8",
+        expected="a CPU with AVX2 or newer",
+        found=found,
+        remedy="set engine.precision to auto",
+    )
+
+
+def storage_dtype(precision: str) -> torch.dtype:
+    """What weights and activations are in memory; with int8, those that are not quantised."""
+    return _DTYPES[precision]
+
+
+def fast_precisions(device: torch.device) -> tuple[str, ...]:
+    """Precisions that the device computes faster than float32, fastest first."""
+    if device.type == "cuda":
+        native = torch.cuda.get_device_capability(device) >= _FIRST_BFLOAT16_CAPABILITY
+        return ("bfloat16", "float16") if native else ("float16",)
+    int8 = ("int8",) if operators.activation_levels() else ()
+    return (*int8, "bfloat16") if operators.bfloat16_is_native() else int8
 
 
 def resolve_batch_tokens(max_batch_tokens: int | None, device: torch.device) -> int:

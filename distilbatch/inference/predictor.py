@@ -12,8 +12,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from distilbatch.inference.backends import Backend, ReferenceBackend
+from distilbatch.inference.backends import Backend, choose_backend
 from distilbatch.inference.packing import gather, pack, token_index
+from distilbatch.inference.precision import storage_dtype
 from distilbatch.inference.readouts import Needs, Reading, Readout
 from distilbatch.model.modeling import DistilBertModel, PreTrainedModel
 from distilbatch.model.packed import PackedTokens, Rows
@@ -34,9 +35,9 @@ class Predictor:
         models: Models with equal encoders; the first one's encoder is pinned and used for all.
         readouts: What to read off each model.
         device: Where they run.
-        dtype: What weights and activations are.
+        precision: What they compute in, one of ``precision.PRECISIONS``.
         max_batch_tokens: Most tokens of one forward call; halved for good when memory runs out.
-        backend: The kernels.
+        backend: The kernels; None chooses the fastest that this machine has.
     """
 
     def __init__(
@@ -45,17 +46,19 @@ class Predictor:
         readouts: Sequence[Readout],
         *,
         device: torch.device,
-        dtype: torch.dtype,
+        precision: str,
         max_batch_tokens: int,
         backend: Backend | None = None,
     ) -> None:
+        dtype = storage_dtype(precision)
+        backend = backend or choose_backend(precision, device, dtype)
         self._encoder = models[0].encoder
         for place, model in enumerate(models):
             if isinstance(model, DistilBertModel) and place:
                 continue  # an encoder alone, and the first one's is used
             if not isinstance(model, DistilBertModel):
                 model.set_submodule("distilbert", self._encoder)  # one copy in memory
-            (backend or ReferenceBackend()).prepare(model, device=device, dtype=dtype)
+            backend.prepare(model, device=device, dtype=dtype)
         self._models = tuple(models)
         self._readouts = tuple(readouts)
         self._needs = _joint_needs(self._readouts)

@@ -41,7 +41,7 @@ def sdpa_attention(
     """Attend through torch's fused kernels, one call a run; unmasked unless the layout has a key mask."""
     parts = [
         _join(F.scaled_dot_product_attention(qh, kh, vh, attn_mask=mask, dropout_p=dropout_p))
-        for qh, kh, vh, mask in _split(q, k, v, layout=layout, n_heads=n_heads)
+        for qh, kh, vh, mask in runs_of_heads(q, k, v, layout=layout, n_heads=n_heads)
     ]
     return _concat(parts, like=q), None
 
@@ -52,7 +52,7 @@ def eager_attention(
     """Attend step by step, which is slower and has the weights to show."""
     parts: list[Tensor] = []
     weights: list[Tensor] = []
-    for qh, kh, vh, mask in _split(q, k, v, layout=layout, n_heads=n_heads):
+    for qh, kh, vh, mask in runs_of_heads(q, k, v, layout=layout, n_heads=n_heads):
         scores = qh @ kh.transpose(2, 3) * qh.shape[3] ** -0.5
         if mask is not None:
             # The lowest finite score, not -inf: a document without any key then attends evenly and is not NaN.
@@ -62,10 +62,10 @@ def eager_attention(
     return _concat(parts, like=q), weights[0] if len(weights) == 1 else None
 
 
-def _split(
+def runs_of_heads(
     q: Tensor, k: Tensor, v: Tensor, *, layout: Layout, n_heads: int
 ) -> Iterator[tuple[Tensor, Tensor, Tensor, Tensor | None]]:
-    # Views only: (n * L, H) -> (n, heads, L, head size) of each run that asks anything.
+    """Views ``(n, heads, L, head size)`` of each run that asks anything, and its mask ``(n, 1, 1, k_len)`` if any."""
     q_start = k_start = 0
     for run in layout.runs:
         q_stop, k_stop = q_start + run.num_docs * run.q_len, k_start + run.num_docs * run.k_len

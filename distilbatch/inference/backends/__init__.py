@@ -1,10 +1,11 @@
 """How a linear layer and an attention run; one file a backend.
 
-A backend swaps layers of a loaded model in place and never touches the forward: prepacked or quantised
-linears and variable-length attention kernels are to live here, each behind a capability check.
+A backend swaps layers of a loaded model in place and never touches the forward. Kernels that this machine or this torch
+lacks are left out behind a check, and the plain ones run in their place.
 """
 
 from distilbatch.inference.backends.base import Backend
+from distilbatch.inference.backends.choice import choose_backend
 from distilbatch.inference.backends.reference import ReferenceBackend
 
-__all__ = ["Backend", "ReferenceBackend"]
+__all__ = ["Backend", "ReferenceBackend", "choose_backend"]

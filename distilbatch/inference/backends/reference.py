@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import torch
-from torch import nn
 from typing_extensions import override
 
 from distilbatch.inference.backends.base import Backend
+from distilbatch.model.modeling import PreTrainedModel
 
 
 class ReferenceBackend(Backend):
     """Leaves every layer as it is."""
 
     @override
-    def prepare(self, model: nn.Module, *, device: torch.device, dtype: torch.dtype) -> None:
+    def prepare(self, model: PreTrainedModel, *, device: torch.device, dtype: torch.dtype) -> None:
         model.to(device=device, dtype=dtype).eval()

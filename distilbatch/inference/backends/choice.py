@@ -1,0 +1,25 @@
+"""Which backend computes a precision on a device."""
+
+from __future__ import annotations
+
+import torch
+
+from distilbatch.inference.backends import operators
+from distilbatch.inference.backends.base import Backend
+from distilbatch.inference.backends.onednn import OneDnnBackend
+from distilbatch.inference.backends.reference import ReferenceBackend
+
+
+def choose_backend(precision: str, device: torch.device, dtype: torch.dtype) -> Backend:
+    """The fastest backend that is trustworthy here.
+
+    Args:
+        precision: float32, bfloat16, float16 or int8, as resolved for the device.
+        device: Where it runs.
+        dtype: What weights and activations are where they are not int8.
+    """
+    if device.type != "cpu":
+        return ReferenceBackend()
+    if precision == "int8":
+        return OneDnnBackend(int8=True)
+    return OneDnnBackend() if operators.has_packed_linear(dtype) else ReferenceBackend()

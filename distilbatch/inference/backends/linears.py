@@ -1,0 +1,69 @@
+"""Linear layers of a frozen model: prepacked floats, and int8. Each may stand for several layers with one input."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor, nn
+from typing_extensions import override
+
+from distilbatch.inference.backends import operators
+from distilbatch.inference.backends.operators import PostOp
+
+HINT_ROWS = 2048  # rows of a usual token batch on a CPU: what weights are laid out for
+
+MakeLinear = Callable[[Sequence[nn.Linear], PostOp], nn.Module]
+"""Makes one layer of layers with the same input: their outputs side by side, then the function."""
+
+
+class PackedLinear(nn.Module):
+    """float32 or bfloat16 weights in oneDNN's own layout.
+
+    Args:
+        layers: Layers with the same input.
+        post: The function of their outputs.
+    """
+
+    def __init__(self, layers: Sequence[nn.Linear], post: PostOp) -> None:
+        super().__init__()
+        weight, self._bias = _merged(layers)
+        self._weight = operators.pack_linear(weight, rows=HINT_ROWS)
+        self._post = post
+
+    @override
+    def forward(self, x: Tensor) -> Tensor:
+        """Map ``(T, in)`` to ``(T, out)``."""
+        return operators.packed_linear(x, self._weight, self._bias, self._post)
+
+
+class Int8Linear(nn.Module):
+    """Weights of 8 bits a channel; activations of 8 bits (7 without VNNI) between the bounds of the token batch.
+
+    Bounds of the batch at hand need no calibration and no state; they tie a score's last digits to its batch.
+
+    Args:
+        layers: Layers with the same input.
+        post: The function of their outputs.
+        dtype: Of the output; the input is float32, or is made so.
+    """
+
+    def __init__(self, layers: Sequence[nn.Linear], post: PostOp, *, dtype: torch.dtype = torch.float32) -> None:
+        super().__init__()
+        weight, bias = _merged(layers)
+        self._weight = operators.pack_int8(weight, rows=HINT_ROWS)
+        self._bias = bias.float()
+        self._levels = operators.activation_levels()
+        self._post = post
+        self._dtype = dtype
+
+    @override
+    def forward(self, x: Tensor) -> Tensor:
+        """Map ``(T, in)`` to ``(T, out)``."""
+        quantised = operators.quantise(x.float(), levels=self._levels)
+        return operators.int8_linear(quantised, self._weight, self._bias, dtype=self._dtype, post=self._post)
+
+
+def _merged(layers: Sequence[nn.Linear]) -> tuple[Tensor, Tensor]:
+    weight = torch.cat([layer.weight.detach() for layer in layers])
+    return weight, torch.cat([layer.bias.detach() for layer in layers])

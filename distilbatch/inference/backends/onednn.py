@@ -1,0 +1,59 @@
+"""CPUs through oneDNN: prepacked float32 and bfloat16 linear layers, int8 ones, and attention to go with each.
+
+oneDNN generates its kernels for the CPU at hand, whoever made it; torch's default float32 product comes from a vendor's
+library, which takes its slow path on other vendors' CPUs.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+
+import torch
+from torch import nn
+from typing_extensions import override
+
+from distilbatch.inference.backends import operators
+from distilbatch.inference.backends.attention import SteppedAttention, Workspace
+from distilbatch.inference.backends.base import Backend
+from distilbatch.inference.backends.fused import FusedFeedForward, FusedSelfAttention
+from distilbatch.inference.backends.linears import Int8Linear, MakeLinear, PackedLinear
+from distilbatch.model.attention import Attention, sdpa_attention
+from distilbatch.model.layers import FeedForward, SelfAttention
+from distilbatch.model.modeling import PreTrainedModel
+
+
+class OneDnnBackend(Backend):
+    """Swaps attention and feed-forward of every block.
+
+    Args:
+        int8: Whether to quantise the linear layers of the blocks. Embeddings, norms, residuals and heads keep the
+            format of the model.
+    """
+
+    def __init__(self, *, int8: bool = False) -> None:
+        self._int8 = int8
+
+    @override
+    def prepare(self, model: PreTrainedModel, *, device: torch.device, dtype: torch.dtype) -> None:
+        model.to(device=device, dtype=dtype).eval()
+        attend = _attention(torch.bfloat16 if self._int8 and operators.bfloat16_is_native() else dtype)
+        blocks: list[nn.Module] = list(model.encoder.transformer.layer)
+        for block in blocks:
+            ffn, attention = block.get_submodule("ffn"), block.get_submodule("attention")
+            if isinstance(attention, SelfAttention):  # else it was prepared for another head on this encoder
+                block.set_submodule("attention", self._fuse(attention, attend, last=block is blocks[-1]))
+            if isinstance(ffn, FeedForward):
+                fused = FusedFeedForward(ffn, activation=model.config.activation, make=self._linear(torch.float32))
+                block.set_submodule("ffn", fused)
+
+    def _fuse(self, attention: SelfAttention, attend: Attention, *, last: bool) -> FusedSelfAttention:
+        half = self._int8 and operators.bfloat16_is_native()  # else attention would cost more than what int8 saves
+        project, out = self._linear(torch.bfloat16 if half else torch.float32), self._linear(torch.float32)
+        return FusedSelfAttention(attention, project=project, out=out, attend=attend, few_queries=last)
+
+    def _linear(self, output: torch.dtype) -> MakeLinear:
+        return partial(Int8Linear, dtype=output) if self._int8 else PackedLinear
+
+
+def _attention(dtype: torch.dtype) -> Attention:
+    return SteppedAttention(Workspace()) if dtype is torch.bfloat16 else sdpa_attention

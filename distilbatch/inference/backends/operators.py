@@ -1,0 +1,193 @@
+"""torch's private oneDNN operators, and nothing else: what they can do here, and calls that hide their signatures.
+
+They are what torch's own compiler puts into frozen graphs (``torch/_inductor/fx_passes/mkldnn_fusion.py`` and
+``quantization.py``), callable without it. Any release of torch may drop or change them, and on some CPUs they fall back
+to kernels that saturate or crawl; so each is tried on numbers whose result is known before it is trusted.
+"""
+
+from __future__ import annotations
+
+import logging
+from functools import cache
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F  # noqa: N812 - torch's own name for it
+
+_log = logging.getLogger(__name__)
+
+# What a missing or changed operator raises: no such name, other arguments, not for this CPU.
+_REFUSALS = (AttributeError, RuntimeError, TypeError)
+_MKLDNN, _ONEDNN = torch.ops.mkldnn, torch.ops.onednn
+
+
+class PostOp(NamedTuple):
+    """What an operator does to its result before it leaves the registers.
+
+    Args:
+        name: oneDNN's name of the function.
+        algorithm: Its variant.
+    """
+
+    name: str = "none"
+    algorithm: str = ""
+
+
+NOTHING = PostOp()
+
+
+# --- Prepacked linear layers of float32 and bfloat16 -----------------------------------------------------------------
+
+
+def pack_linear(weight: Tensor, *, rows: int) -> Tensor:
+    """Reorder ``(out, in)`` weights into the layout that oneDNN computes with, best for ``rows`` rows at a time."""
+    packed: Tensor = _MKLDNN._reorder_linear_weight(weight.detach().contiguous(), rows)
+    return packed
+
+
+def packed_linear(x: Tensor, packed: Tensor, bias: Tensor, post: PostOp = NOTHING) -> Tensor:
+    """Map ``(T, in)`` to ``(T, out)``: ``post(x @ weight.T + bias)``, in one pass."""
+    out: Tensor = _MKLDNN._linear_pointwise(x, packed, bias, post.name, [], post.algorithm)
+    return out
+
+
+@cache
+def has_packed_linear(dtype: torch.dtype) -> bool:
+    """Whether prepacked linear layers of a format compute the right thing here."""
+    if dtype is torch.bfloat16 and not bfloat16_is_native():
+        return False
+    generator = torch.Generator().manual_seed(0)
+    x, weight, bias = (torch.randn(shape, generator=generator).to(dtype) for shape in ((33, 64), (48, 64), (48,)))
+    try:
+        with torch.no_grad():
+            found = packed_linear(x, pack_linear(weight, rows=33), bias, PostOp("gelu", "none"))
+    except _REFUSALS as error:
+        _log.info("oneDNN's prepacked linear layers are not used: %s", error)
+        return False
+    expected = F.gelu(F.linear(x.float(), weight.float(), bias.float()))
+    tolerance = 1e-4 if dtype is torch.float32 else 0.2
+    return bool((found.float() - expected).abs().max() < tolerance)
+
+
+@cache
+def bfloat16_is_native() -> bool:
+    """Whether this CPU multiplies bfloat16 in hardware; others emulate it, many times slower than float32."""
+    try:
+        dots = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+        return bool(dots and _MKLDNN._is_mkldnn_bf16_supported())
+    except _REFUSALS:
+        return False
+
+
+# --- Linear layers of int8 weights and uint8 activations -------------------------------------------------------------
+
+
+class PackedInt8(NamedTuple):
+    """The weights of a linear layer, quantised by output channel.
+
+    Args:
+        weight: ``(out, in)`` in oneDNN's own layout.
+        scales: ``(out,)`` float32.
+        zeros: ``(out,)`` int64, all 0: weights are symmetric.
+    """
+
+    weight: Tensor
+    scales: Tensor
+    zeros: Tensor
+
+
+class Quantised(NamedTuple):
+    """Activations as unsigned bytes: ``x = (values - zero) * scale``.
+
+    Args:
+        values: ``(T, in)`` uint8.
+        scale: Step.
+        zero: The byte that stands for 0.
+    """
+
+    values: Tensor
+    scale: float
+    zero: int
+
+
+_WEIGHT_LEVELS = 127
+
+
+def pack_int8(weight: Tensor, *, rows: int) -> PackedInt8:
+    """Quantise ``(out, in)`` weights to 8 bits, one scale for each output channel."""
+    weight = weight.detach().float()
+    scales = (weight.abs().amax(1) / _WEIGHT_LEVELS).clamp(min=torch.finfo(torch.float32).tiny)
+    values = (weight / scales[:, None]).round().to(torch.int8)
+    return _prepack(values, scales, rows=rows)
+
+
+def _prepack(values: Tensor, scales: Tensor, *, rows: int) -> PackedInt8:
+    packed = _ONEDNN.qlinear_prepack(values, [rows, values.shape[1]])
+    return PackedInt8(packed, scales, torch.zeros(len(values), dtype=torch.int64))
+
+
+def quantise(x: Tensor, *, levels: int) -> Quantised:
+    """Quantise ``(T, in)`` float32 activations to 0..``levels``, between their own least and largest value."""
+    least, most = (float(bound) for bound in torch.aminmax(x)) if x.numel() else (0.0, 0.0)
+    least, most = min(least, 0.0), max(most, 0.0)
+    # One level less than there are: the zero is rounded to a level of its own, and nothing may then leave the range.
+    scale = max((most - least) / (levels - 1), torch.finfo(torch.float32).tiny)
+    zero = round(-least / scale)
+    # Conversion cuts the fraction off, so a half rounds to the nearest; two passes, as fast as torch's own operator
+    # for it, which is to be removed.
+    values = torch.add(torch.tensor(zero + 0.5), x, alpha=1 / scale).to(torch.uint8)
+    return Quantised(values, scale, zero)
+
+
+def int8_linear(
+    x: Quantised, packed: PackedInt8, bias: Tensor, *, dtype: torch.dtype = torch.float32, post: PostOp = NOTHING
+) -> Tensor:
+    """Map ``(T, in)`` to ``(T, out)`` of ``dtype``: ``post(x @ weight.T + bias)``, with sums in int32."""
+    out: Tensor = _ONEDNN.qlinear_pointwise(
+        x.values,
+        x.scale,
+        x.zero,
+        packed.weight,
+        packed.scales,
+        packed.zeros,
+        bias,
+        1.0,
+        0,
+        dtype,
+        post.name,
+        [],
+        post.algorithm,
+    )
+    return out
+
+
+@cache
+def activation_levels() -> int:
+    """The largest activation byte whose products are summed without overflow here; 0 where int8 is of no use.
+
+    255 with VNNI or AMX. CPUs with AVX2 alone add two products in 16 bits, which ``2 * 255 * 127`` overflows, silently:
+    there 7 bits are left.
+    """
+    if torch.backends.cpu.get_cpu_capability() not in {"AVX2", "AVX512"}:
+        return 0  # reference kernels, thousands of times slower
+    for levels in (255, 127):
+        try:
+            if _sums_are_exact(levels):
+                return levels
+        except _REFUSALS as error:
+            _log.info("oneDNN's int8 linear layers are not used: %s", error)
+            return 0
+    return 0
+
+
+def _sums_are_exact(levels: int) -> bool:
+    rows, width = 32, 256
+    x = Quantised(torch.full((rows, width), levels, dtype=torch.uint8), 1.0, levels // 2)
+    signs = torch.where(torch.arange(width) < width // 2, 1, -1)  # neighbours of one sign: the worst of sums
+    weight = (_WEIGHT_LEVELS * signs).to(torch.int8).expand(width, width).contiguous()
+    weight[::2] = weight[::2].abs()
+    packed = _prepack(weight, torch.ones(width), rows=rows)
+    found = int8_linear(x, packed, torch.zeros(width))
+    expected = (x.values.double() - x.zero) @ weight.double().T
+    return bool((found.double() - expected).abs().max() <= 1e-4 * levels * _WEIGHT_LEVELS * width)

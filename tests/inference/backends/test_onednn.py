@@ -1,0 +1,151 @@
+"""oneDNN's backend against the model's own forward: random configs, heads and token batches."""
+
+from __future__ import annotations
+
+import copy
+import random
+
+import pytest
+import torch
+
+from distilbatch.inference.backends import ReferenceBackend, choose_backend, operators
+from distilbatch.inference.backends.attention import SteppedAttention, Workspace
+from distilbatch.inference.backends.fused import FusedFeedForward, FusedSelfAttention
+from distilbatch.inference.backends.onednn import OneDnnBackend
+from distilbatch.model.attention import sdpa_attention
+from distilbatch.model.configuration import DistilBertConfig
+from distilbatch.model.modeling import (
+    DistilBertForMaskedLM,
+    DistilBertForSequenceClassification,
+    DistilBertForTokenClassification,
+    DistilBertModel,
+)
+from distilbatch.model.packed import Layout, PackedTokens
+
+CPU = torch.device("cpu")
+ACTIVATIONS = ("gelu", "gelu_new", "gelu_python", "relu", "silu", "tanh", "gelu_10", torch.sin)
+KINDS = (DistilBertForSequenceClassification, DistilBertForTokenClassification, DistilBertForMaskedLM)
+
+pytestmark = pytest.mark.skipif(
+    not operators.has_packed_linear(torch.float32), reason="torch has no prepacked linear layers here"
+)
+needs_int8 = pytest.mark.skipif(not operators.activation_levels(), reason="torch has no int8 kernels for this CPU")
+
+
+def random_model(seed: int, *, spread: float = 0.3):
+    rng = random.Random(seed)
+    torch.manual_seed(seed)
+    n_heads = rng.choice([1, 2, 3, 4])
+    config = DistilBertConfig(
+        vocab_size=50,
+        max_position_embeddings=64,
+        n_layers=rng.choice([1, 2, 3]),
+        n_heads=n_heads,
+        dim=n_heads * rng.choice([4, 8, 16]),
+        hidden_dim=rng.choice([16, 40, 64]),
+        activation=rng.choice(ACTIVATIONS),
+        initializer_range=spread,
+        id2label={0: "a", 1: "b", 2: "c"},
+    )
+    lengths = sorted((rng.randint(1, 64) for _ in range(rng.randint(1, 12))), reverse=True)
+    ids = torch.randint(0, 50, (sum(lengths),))
+    return KINDS[seed % len(KINDS)](config).eval(), PackedTokens.from_lengths(ids, lengths)
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_float32_results_are_those_of_the_plain_kernels(seed):
+    model, packed = random_model(seed)
+    fast = copy.deepcopy(model)
+    OneDnnBackend().prepare(fast, device=CPU, dtype=torch.float32)
+    with torch.inference_mode():
+        expected = model.forward_packed(packed)
+        found = fast.forward_packed(packed)
+    assert (found - expected).abs().max() < 1e-5 * expected.abs().max().clamp(min=1)
+
+
+@pytest.mark.parametrize("seed", range(15))
+def test_some_rows_of_the_last_layer_are_those_of_all(seed):
+    model, packed = random_model(seed)
+    rows = torch.arange(0, len(packed.input_ids), 3)
+    fast = copy.deepcopy(model)
+    OneDnnBackend().prepare(fast, device=CPU, dtype=torch.float32)
+    with torch.inference_mode():
+        expected = model.encoder.forward_packed(packed)[rows]
+        torch.testing.assert_close(fast.encoder.forward_packed(packed, rows), expected, atol=1e-5, rtol=1e-5)
+
+
+@needs_int8
+@pytest.mark.parametrize("seed", range(30))
+def test_int8_results_are_near(seed):
+    model, packed = random_model(seed, spread=0.1)
+    fast = copy.deepcopy(model)
+    OneDnnBackend(int8=True).prepare(fast, device=CPU, dtype=torch.float32)
+    with torch.inference_mode():
+        exact, found = model.forward_packed(packed), fast.forward_packed(packed)
+    assert (found - exact).abs().mean() < 0.1 * exact.abs().mean()
+    assert not torch.equal(found, exact)  # or nothing was quantised
+
+
+@needs_int8
+def test_int8_swaps_every_linear_layer_of_the_blocks_and_keeps_their_weights_in_a_quarter_of_the_memory():
+    model, _ = random_model(0)
+    OneDnnBackend(int8=True).prepare(model, device=CPU, dtype=torch.float32)
+    for block in model.encoder.transformer.layer:
+        assert isinstance(block.attention, FusedSelfAttention)
+        assert isinstance(block.ffn, FusedFeedForward)
+    left = {name.split(".")[-2] for name, _ in model.encoder.transformer.named_parameters()}
+    assert left == {"sa_layer_norm", "output_layer_norm"}
+
+
+def test_a_model_may_be_prepared_twice_and_keeps_its_own_forward():
+    model, _ = random_model(1)
+    reference = copy.deepcopy(model)
+    ids, mask = torch.randint(0, 50, (3, 9)), torch.ones(3, 9)
+    mask[0, 4:] = 0
+    for _ in range(2):
+        OneDnnBackend().prepare(model, device=CPU, dtype=torch.float32)
+    with torch.inference_mode():
+        torch.testing.assert_close(model(ids, mask).logits, reference(ids, mask).logits, atol=1e-5, rtol=1e-5)
+
+
+def test_encoders_are_prepared_by_themselves_or_under_a_head():
+    config = DistilBertConfig(vocab_size=50, n_layers=2, n_heads=2, dim=16, hidden_dim=32, max_position_embeddings=16)
+    model = DistilBertModel(config)
+    OneDnnBackend().prepare(model, device=CPU, dtype=torch.float32)
+    assert isinstance(model.transformer.layer[0].attention, FusedSelfAttention)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("seed", range(10))
+def test_stepped_attention_is_attention(monkeypatch, dtype, seed):
+    rng = random.Random(seed)
+    monkeypatch.setattr("distilbatch.inference.backends.attention._SCORE_BYTES", rng.choice([1, 10_000, 1 << 20]))
+    attend, n_heads = SteppedAttention(Workspace()), rng.choice([1, 3])
+    for _ in range(3):  # memory is used again, by larger and by smaller batches
+        layout = Layout.of_lengths(sorted((rng.randint(1, 40) for _ in range(rng.randint(1, 9))), reverse=True))
+        if rng.random() < 0.5:
+            rows = sorted(rng.sample(range(sum(layout.lengths)), k=rng.randint(1, sum(layout.lengths))))
+            layout = layout.select(torch.tensor(rows), device=CPU)[1]
+        tokens, queries = sum(layout.lengths), sum(run.num_docs * run.q_len for run in layout.runs)
+        width = 8 * n_heads
+        q, (k, v) = torch.randn(queries, width, dtype=dtype), torch.randn(tokens, 2 * width, dtype=dtype).chunk(2, 1)
+        options = {"layout": layout, "n_heads": n_heads, "dropout_p": 0.0}
+        given = q.clone()
+        found, _ = attend(q, k, v, **options)
+        tolerance = 1e-5 if dtype is torch.float32 else 0.05
+        torch.testing.assert_close(found, sdpa_attention(q, k, v, **options)[0], atol=tolerance, rtol=tolerance)
+        assert torch.equal(q, given)
+
+
+def test_stepped_attention_leaves_masks_to_the_fused_kernel():
+    q, k, v = torch.randn(3, 6, 8)
+    mask = torch.tensor([True, True, False, True, True, True])
+    options = {"layout": Layout.of_lengths([3, 3], key_mask=mask), "n_heads": 2, "dropout_p": 0.0}
+    found, _ = SteppedAttention(Workspace())(q, k, v, **options)
+    torch.testing.assert_close(found, sdpa_attention(q, k, v, **options)[0])
+
+
+def test_what_this_machine_lacks_is_computed_by_the_plain_kernels(monkeypatch):
+    monkeypatch.setattr(operators, "has_packed_linear", lambda _dtype: False)
+    assert isinstance(choose_backend("float32", CPU, torch.float32), ReferenceBackend)
+    assert isinstance(choose_backend("bfloat16", torch.device("cuda", 0), torch.bfloat16), ReferenceBackend)
