@@ -19,7 +19,7 @@ from typing_extensions import override
 from distilbatch.model.activations import make_activation
 from distilbatch.model.attention import Attention, sdpa_attention
 from distilbatch.model.configuration import DistilBertConfig
-from distilbatch.model.packed import Layout, Rows
+from distilbatch.model.packed import Layout, Rows, Selection
 from distilbatch.model.resize import resize_embedding, sinusoidal_positions
 
 LAYER_NORM_EPS = 1e-12
@@ -159,7 +159,8 @@ class Transformer(nn.Module):
                 trace.add(hidden, weights)
         index = None
         if rows is not None:
-            index, layout = layout.select(rows, device=hidden.device)
+            selected = rows if isinstance(rows, Selection) else layout.select(rows, device=hidden.device)
+            index, layout = selected
         hidden, weights = last(hidden, layout, index)
         if trace is not None:
             trace.add(hidden, weights)
