@@ -6,6 +6,7 @@ import torch
 
 from distilbatch.inference.backends import operators
 from distilbatch.inference.backends.base import Backend
+from distilbatch.inference.backends.cuda import CudaBackend
 from distilbatch.inference.backends.onednn import OneDnnBackend
 from distilbatch.inference.backends.reference import ReferenceBackend
 
@@ -18,6 +19,8 @@ def choose_backend(precision: str, device: torch.device, dtype: torch.dtype) -> 
         device: Where it runs.
         dtype: What weights and activations are where they are not int8.
     """
+    if device.type == "cuda":
+        return CudaBackend()
     if device.type != "cpu":
         return ReferenceBackend()
     if precision == "int8":

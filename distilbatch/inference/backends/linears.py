@@ -1,4 +1,7 @@
-"""Linear layers of a frozen model: prepacked floats, and int8. Each may stand for several layers with one input."""
+"""Linear layers of a frozen model: plain ones, prepacked floats, and int8.
+
+Each may stand for several layers with one input.
+"""
 
 from __future__ import annotations
 
@@ -6,10 +9,11 @@ from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F  # noqa: N812 - torch's own name for it
 from typing_extensions import override
 
 from distilbatch.inference.backends import operators
-from distilbatch.inference.backends.operators import PostOp
+from distilbatch.inference.backends.operators import NOTHING, PostOp
 
 HINT_ROWS = 2048  # rows of a usual token batch on a CPU: what weights are laid out for
 
@@ -35,6 +39,31 @@ class PackedLinear(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Map ``(T, in)`` to ``(T, out)``."""
         return operators.packed_linear(x, self._weight, self._bias, self._post)
+
+
+class MergedLinear(nn.Module):
+    """torch's own linear layer over the weights of all.
+
+    Args:
+        layers: Layers with the same input.
+        post: Has to be nothing.
+
+    Raises:
+        ValueError: A function is asked for, which torch's layer cannot compute in its pass.
+    """
+
+    def __init__(self, layers: Sequence[nn.Linear], post: PostOp) -> None:
+        super().__init__()
+        if post != NOTHING:
+            raise ValueError(f"merged linear layer: expected no function behind it, found {post.name}")
+        weight, bias = _merged(layers)
+        self.weight = nn.Parameter(weight, requires_grad=False)
+        self.bias = nn.Parameter(bias, requires_grad=False)
+
+    @override
+    def forward(self, x: Tensor) -> Tensor:
+        """Map ``(T, in)`` to ``(T, out)``."""
+        return F.linear(x, self.weight, self.bias)
 
 
 class Int8Linear(nn.Module):

@@ -1,0 +1,33 @@
+"""CUDA devices: one product for queries, keys and values, and attention for documents of any lengths in one call."""
+
+from __future__ import annotations
+
+import torch
+from typing_extensions import override
+
+from distilbatch.inference.backends.base import Backend
+from distilbatch.inference.backends.fused import FusedSelfAttention
+from distilbatch.inference.backends.linears import MergedLinear
+from distilbatch.inference.backends.varlen import choose_attention
+from distilbatch.model.layers import SelfAttention
+from distilbatch.model.modeling import PreTrainedModel
+
+
+class CudaBackend(Backend):
+    """Swaps the attention of every block; the feed-forward layers are torch's own, whose kernels suit these devices."""
+
+    @override
+    def prepare(self, model: PreTrainedModel, *, device: torch.device, dtype: torch.dtype) -> None:
+        model.to(device=device, dtype=dtype).eval()
+        blocks = list(model.encoder.transformer.layer)
+        attentions = {block: block.get_submodule("attention") for block in blocks}
+        plain = {block: found for block, found in attentions.items() if isinstance(found, SelfAttention)}
+        if not plain:  # it was prepared for another head on this encoder
+            return
+        config = model.config
+        attend = choose_attention(device=device, dtype=dtype, n_heads=config.n_heads, width=config.dim)
+        for block, attention in plain.items():
+            fused = FusedSelfAttention(
+                attention, project=MergedLinear, out=MergedLinear, attend=attend, few_queries=block is blocks[-1]
+            )
+            block.set_submodule("attention", fused)
