@@ -20,7 +20,7 @@ from distilbatch.engine.registry import LoadedHead, load_head
 from distilbatch.engine.spec import DeviceSpec, HeadSpec
 from distilbatch.errors import CheckpointError
 from distilbatch.fingerprint import fingerprint, sha256_file
-from distilbatch.inference.precision import resolve_batch_tokens, resolve_device, resolve_precision, set_threads
+from distilbatch.inference.precision import resolve_device, resolve_precision, set_threads
 from distilbatch.inference.predictor import BatchObserver, Predictor
 from distilbatch.inference.trunks import trunk_fingerprint
 from distilbatch.records import HeadOutput, RowStatus
@@ -86,7 +86,6 @@ class Heads:
         self._max_doc_bytes = max_doc_bytes
         self._heads = [_checked(load_head(spec)) for spec in self.specs]
         self._groups = _group(self._heads)
-        budget = resolve_batch_tokens(device.max_batch_tokens, self.device)
         self._predictors = [
             [
                 Predictor(
@@ -94,7 +93,7 @@ class Heads:
                     [self._heads[index].readout for index in trunk],
                     device=self.device,
                     precision=self.precision,
-                    max_batch_tokens=budget,
+                    max_batch_tokens=device.max_batch_tokens,
                 )
                 for trunk in group.trunks
             ]

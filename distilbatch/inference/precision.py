@@ -14,8 +14,6 @@ _DTYPES = {
     "int8": torch.float32,
 }
 PRECISIONS = tuple(_DTYPES)
-CPU_BATCH_TOKENS = 2048  # a few MB of activations stay in the caches
-CUDA_BATCH_TOKENS = 32_768  # enough rows to fill the matrix units of a large card
 _FIRST_BFLOAT16_CAPABILITY = (8, 0)
 
 
@@ -104,10 +102,3 @@ def fast_precisions(device: torch.device) -> tuple[str, ...]:
         return ("bfloat16", "float16") if native else ("float16",)
     int8 = ("int8",) if operators.activation_levels() else ()
     return (*int8, "bfloat16") if operators.bfloat16_is_native() else int8
-
-
-def resolve_batch_tokens(max_batch_tokens: int | None, device: torch.device) -> int:
-    """The token budget: the given one, or one that suits the device."""
-    if max_batch_tokens is not None:
-        return max_batch_tokens
-    return CUDA_BATCH_TOKENS if device.type == "cuda" else CPU_BATCH_TOKENS

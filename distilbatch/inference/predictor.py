@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Sequence
-from typing import Protocol
+from collections import deque
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -13,19 +15,23 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from distilbatch.inference.backends import Backend, choose_backend
-from distilbatch.inference.packing import gather, pack, token_index
+from distilbatch.inference.budget import suitable_batch_tokens
+from distilbatch.inference.packing import pack
 from distilbatch.inference.precision import storage_dtype
-from distilbatch.inference.readouts import Needs, Reading, Readout
+from distilbatch.inference.readouts import Needs, Readout
+from distilbatch.inference.transfer import Arrival, Mark, SentBatch, send
 from distilbatch.model.modeling import DistilBertModel, PreTrainedModel
-from distilbatch.model.packed import PackedTokens, Rows
+from distilbatch.model.packed import Rows
 from distilbatch.records import HeadOutput, TokenBatch
+
+_PROBE_LENGTH = 512
 
 
 class BatchObserver(Protocol):
     """Told which documents run next."""
 
     def __call__(self, documents: NDArray[np.int64], /) -> None:
-        """Take note of ``documents``, the indices of the token batch about to run."""
+        """Take note of ``documents``: indices of the token batch about to run, behind those that may still run."""
 
 
 class Predictor:
@@ -36,9 +42,12 @@ class Predictor:
         readouts: What to read off each model.
         device: Where they run.
         precision: What they compute in, one of ``precision.PRECISIONS``.
-        max_batch_tokens: Most tokens of one forward call; halved for good when memory runs out.
+        max_batch_tokens: Most tokens of one forward call; halved for good when memory runs out. None suits the device.
         backend: The kernels; None chooses the fastest that this machine has.
     """
+
+    max_unread = 0
+    """Token batches that may be under way when the next one is launched; 1 on devices that compute beside the host."""
 
     def __init__(
         self,
@@ -47,7 +56,7 @@ class Predictor:
         *,
         device: torch.device,
         precision: str,
-        max_batch_tokens: int,
+        max_batch_tokens: int | None = None,
         backend: Backend | None = None,
     ) -> None:
         dtype = storage_dtype(precision)
@@ -62,16 +71,20 @@ class Predictor:
         self._models = tuple(models)
         self._readouts = tuple(readouts)
         self._needs = _joint_needs(self._readouts)
+        self._token_ids = tuple({needs: None for readout in readouts if isinstance(needs := readout.needs, int)})
         self._device = device
         self._lock = threading.Lock()
-        self.max_batch_tokens = max_batch_tokens
+        if device.type == "cuda":
+            self.max_unread = 1
+        self.max_batch_tokens = max_batch_tokens or self._suitable_batch_tokens()
 
     def predict(self, tokens: TokenBatch, *, on_batch: BatchObserver | None = None) -> list[HeadOutput]:
         """Compute what every head says of the documents.
 
         Args:
             tokens: N documents in any order.
-            on_batch: Called with the documents of each token batch before it runs: what a crash would name.
+            on_batch: Called with the documents of each token batch before it runs, and of those whose results are
+                not read yet: what a crash would name.
 
         Returns:
             One output for each model; tokens and seconds of the shared forward are in the first. A document that
@@ -82,13 +95,10 @@ class Predictor:
         # One buffer at a time: two would only fight over the same cores or the same device memory.
         with self._lock:
             start = time.perf_counter()
-            for documents in pack(tokens.lengths, max_batch_tokens=self.max_batch_tokens):
-                if on_batch is not None:
-                    on_batch(documents)
-                for done, readings in self._forward_or_split(tokens, documents):
-                    computed += int(tokens.lengths[done].sum())
-                    for collected, reading in zip(parts, readings, strict=True):
-                        collected.append(reading)
+            for flight in self._flights(tokens, on_batch):
+                computed += int(tokens.lengths[flight.documents].sum())
+                for collected, part in zip(parts, flight.land(), strict=True):
+                    collected.append(part)
             seconds = time.perf_counter() - start
         first, *others = parts
         return [
@@ -96,53 +106,106 @@ class Predictor:
             *(_assemble(collected, tokens_computed=0, seconds=0.0) for collected in others),
         ]
 
-    def _forward_or_split(
-        self, tokens: TokenBatch, documents: NDArray[np.int64]
-    ) -> list[tuple[NDArray[np.int64], list[_Part]]]:
+    def _flights(self, tokens: TokenBatch, on_batch: BatchObserver | None) -> Iterator[_Flight]:
+        """Launch the token batches in order; hand each out when ``max_unread`` newer ones are launched."""
+        unread: deque[_Flight] = deque()
+        for documents in pack(tokens.lengths, max_batch_tokens=self.max_batch_tokens):
+            if on_batch is not None:
+                on_batch(np.concatenate([*(flight.documents for flight in unread), documents]))
+            for flight in self._launch_or_split(tokens, documents):
+                unread.append(flight)
+                if len(unread) > self.max_unread:
+                    yield unread.popleft()
+        yield from unread
+
+    def _launch_or_split(self, tokens: TokenBatch, documents: NDArray[np.int64]) -> Iterator[_Flight]:
+        flight = self._launch_if_it_fits(tokens, documents)
+        if flight is not None:
+            yield flight
+        elif len(documents) > 1:
+            used = int(tokens.lengths[documents].sum())
+            self.max_batch_tokens = min(self.max_batch_tokens, max(1, used // 2))
+            middle = len(documents) // 2
+            for half in (documents[:middle], documents[middle:]):
+                yield from self._launch_or_split(tokens, half)
+
+    def _launch_if_it_fits(self, tokens: TokenBatch, documents: NDArray[np.int64]) -> _Flight | None:
         try:
-            return [(documents, self._forward(tokens, documents))]
+            return self._launch(tokens, documents)
         except (torch.OutOfMemoryError, MemoryError):
             pass
         except RuntimeError as error:
             if not _is_out_of_memory(error):
                 raise
-        # Outside the except block: the traceback's frames would keep the tensors of the failed call alive.
+        # Outside the except block: the traceback's frames would keep the tensors of the failed call alive. Batches
+        # under way are not concerned: memory is allocated when work is launched, so it was not theirs that ran out.
         if self._device.type == "cuda":
             torch.cuda.empty_cache()
-        if len(documents) == 1:
-            return []
-        used = int(tokens.lengths[documents].sum())
-        self.max_batch_tokens = min(self.max_batch_tokens, max(1, used // 2))
-        middle = len(documents) // 2
-        return [
-            part for half in (documents[:middle], documents[middle:]) for part in self._forward_or_split(tokens, half)
-        ]
+        return None
 
-    def _forward(self, tokens: TokenBatch, documents: NDArray[np.int64]) -> list[_Part]:
-        host_ids = torch.from_numpy(gather(tokens, documents))
-        input_ids = host_ids
-        if self._device.type == "cuda":
-            input_ids = host_ids.pin_memory().to(self._device, non_blocking=True)
+    def _launch(self, tokens: TokenBatch, documents: NDArray[np.int64]) -> _Flight:
         with torch.inference_mode():
-            packed = PackedTokens.from_lengths(input_ids, tokens.lengths[documents].tolist())
-            rows = _rows(self._needs, host_ids)
-            states = self._encoder.forward_packed(packed, rows)
-            read = []
+            sent = send(tokens, documents, token_ids=self._token_ids, device=self._device)
+            states = self._encoder.forward_packed(sent.packed, _rows(self._needs, sent))
+            parts = []
             for model, readout in zip(self._models, self._readouts, strict=True):
-                chosen = _choose(readout.needs, self._needs, host_ids, packed)
-                own = states if chosen is None else states[chosen.to(states.device)]
-                reading = readout.read(model, own, packed)
-                read.append(_Part(_positions(readout, tokens, documents, host_ids), reading))
-        return read
+                own = states if readout.needs == self._needs else states[_device_rows(readout.needs, sent)]
+                reading = readout.read(model, own, sent.packed)
+                parts.append(
+                    _ArrivingPart(
+                        _positions(readout, sent, documents),
+                        Arrival(reading.values, torch.float32),
+                        None if reading.ids is None else Arrival(reading.ids, torch.int64),
+                    )
+                )
+            return _Flight(documents, parts, Mark(self._device))
+
+    def _suitable_batch_tokens(self) -> int:
+        longest = self._models[0].config.max_position_embeddings
+
+        def run(num_tokens: int) -> bool:
+            bounds = np.append(np.arange(0, num_tokens, min(longest, _PROBE_LENGTH)), num_tokens)
+            documents = np.arange(len(bounds) - 1)
+            ids = np.zeros(num_tokens, dtype=np.int32)
+            kept = np.zeros(len(documents), dtype=np.bool_)
+            tokens = TokenBatch(ids, bounds, documents, documents.astype(np.int32), kept)
+            flight = self._launch_if_it_fits(tokens, documents)
+            return flight is not None and len(flight.land()) > 0
+
+        return suitable_batch_tokens(run, self._device)
 
 
-class _Part:
-    """A reading of one token batch, copied to the host."""
+class _Part(NamedTuple):
+    """A reading of one token batch on the host."""
 
-    def __init__(self, positions: NDArray[np.int64], reading: Reading) -> None:
-        self.positions = positions
-        self.values: NDArray[np.float32] = reading.values.float().cpu().numpy()
-        self.ids: NDArray[np.int64] | None = None if reading.ids is None else reading.ids.cpu().numpy()
+    positions: NDArray[np.int64]
+    values: NDArray[np.float32]
+    ids: NDArray[np.int64] | None
+
+
+class _ArrivingPart(NamedTuple):
+    """A reading of one token batch, on its way."""
+
+    positions: NDArray[np.int64]
+    values: Arrival
+    ids: Arrival | None
+
+
+@dataclass(frozen=True)
+class _Flight:
+    """A token batch from its launch to the reading of its results."""
+
+    documents: NDArray[np.int64]
+    parts: list[_ArrivingPart]
+    mark: Mark
+
+    def land(self) -> list[_Part]:
+        """Wait for the results and return them, one a model."""
+        self.mark.wait()
+        return [
+            _Part(positions, values.land().numpy(), None if ids is None else ids.land().numpy())
+            for positions, values, ids in self.parts
+        ]
 
 
 def _joint_needs(readouts: Sequence[Readout]) -> Needs:
@@ -150,35 +213,23 @@ def _joint_needs(readouts: Sequence[Readout]) -> Needs:
     return needs.pop() if len(needs) == 1 else "all"
 
 
-def _rows(needs: Needs, input_ids: Tensor) -> Rows:
+def _rows(needs: Needs, sent: SentBatch) -> Rows:
     if needs == "all":
         return None
+    return "first" if needs == "first" else sent.selections[int(needs)]
+
+
+def _device_rows(needs: Needs, sent: SentBatch) -> Tensor:
+    """Rows of all states that a readout needs which does not need all."""
     if needs == "first":
-        return "first"
-    return _rows_of(input_ids, int(needs))
+        return sent.packed.layout.select("first", device=sent.packed.input_ids.device).rows
+    return sent.selections[int(needs)].rows
 
 
-def _choose(needs: Needs, computed: Needs, input_ids: Tensor, packed: PackedTokens) -> Tensor | None:
-    """Rows of the computed states that a readout needs; None for all of them."""
-    if needs == computed:
-        return None
-    if needs == "first":
-        lengths = torch.tensor(packed.layout.lengths)
-        return lengths.cumsum(0) - lengths
-    return _rows_of(input_ids, int(needs))
-
-
-def _rows_of(input_ids: Tensor, token_id: int) -> Tensor:
-    return (input_ids == token_id).nonzero().flatten()
-
-
-def _positions(
-    readout: Readout, tokens: TokenBatch, documents: NDArray[np.int64], input_ids: Tensor
-) -> NDArray[np.int64]:
+def _positions(readout: Readout, sent: SentBatch, documents: NDArray[np.int64]) -> NDArray[np.int64]:
     if readout.axis == "documents":
         return documents
-    index = token_index(tokens, documents)
-    return index if readout.needs == "all" else index[input_ids.numpy() == readout.needs]
+    return sent.index if readout.needs == "all" else sent.index[sent.host_rows[int(readout.needs)]]
 
 
 def _assemble(parts: Sequence[_Part], *, tokens_computed: int, seconds: float) -> HeadOutput:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Literal, Protocol
 
 import torch
@@ -105,7 +106,7 @@ class MaskScores(Readout):
         scores = _head(model)(states).float().softmax(-1)
         targets = None
         if self.targets:
-            targets = torch.tensor(self.targets, device=scores.device)
+            targets = _on_device(self.targets, scores.device)
             scores = scores[:, targets]
         values, ids = scores.topk(min(self.top_k, scores.shape[1]), dim=-1)
         return Reading(values, ids if targets is None else targets[ids])
@@ -141,6 +142,12 @@ class Embedding(Readout):
             parts.append(run.float().mean(1) if self.pooling == "mean" else run.amax(1))
             start += num_docs * length
         return Reading(torch.cat(parts))
+
+
+@lru_cache(maxsize=64)
+def _on_device(targets: tuple[int, ...], device: torch.device) -> Tensor:
+    """Copied once: each copy would wait for all work under way on the device."""
+    return torch.tensor(targets, device=device)
 
 
 def _head(model: PreTrainedModel) -> Callable[[Tensor], Tensor]:

@@ -7,9 +7,6 @@ import torch
 
 from distilbatch.errors import SetupError
 from distilbatch.inference.precision import (
-    CPU_BATCH_TOKENS,
-    CUDA_BATCH_TOKENS,
-    resolve_batch_tokens,
     resolve_device,
     resolve_precision,
     set_threads,
@@ -87,12 +84,6 @@ def test_bfloat16_on_an_old_card_is_refused_by_the_name_of_the_card(cards):
     cards(1, (7, 5))
     with pytest.raises(SetupError, match=r"precision bfloat16 on Old Card; expected compute capability 8.0 or newer"):
         resolve_precision("bfloat16", CARD)
-
-
-def test_the_token_budget_is_the_given_one_or_suits_the_device():
-    assert resolve_batch_tokens(77, CPU) == resolve_batch_tokens(77, CARD) == 77
-    assert resolve_batch_tokens(None, CPU) == CPU_BATCH_TOKENS
-    assert resolve_batch_tokens(None, CARD) == CUDA_BATCH_TOKENS
 
 
 def test_threads_are_what_was_asked_for():

@@ -12,7 +12,9 @@ import pytest
 import torch
 from torch import nn
 
+from distilbatch.inference import transfer
 from distilbatch.inference.backends import ReferenceBackend
+from distilbatch.inference.budget import CPU_BATCH_TOKENS
 from distilbatch.inference.predictor import Predictor
 from distilbatch.inference.readouts import Embedding, MaskScores, Readout, SequenceLogits, TokenLogits
 from distilbatch.model.configuration import DistilBertConfig
@@ -70,7 +72,7 @@ def documents(lengths, *, seed: int = 0) -> TokenBatch:
     )
 
 
-def predictor_of(model: nn.Module, *, budget: int, device=CPU, precision="float32") -> Predictor:
+def predictor_of(model: nn.Module, *, budget: int | None, device=CPU, precision="float32") -> Predictor:
     fake = isinstance(model, CountingModel)
     backend = ReferenceBackend() if fake else None
     return Predictor(
@@ -192,6 +194,85 @@ def test_an_observer_that_raises_stops_the_batch_and_frees_the_predictor():
         predictor.predict(documents([3]), on_batch=stop)
     assert fake.calls == []
     assert predictor.predict(documents([3]))[0].tokens_computed == 3
+
+
+# --- Results read after later batches are launched, as on devices that compute beside the host -----------------------
+
+
+@pytest.mark.parametrize("max_unread", [1, 2, 100])
+@pytest.mark.parametrize("budget", [1, 17, 300])
+def test_results_that_are_read_late_are_the_same_in_the_same_order(model, max_unread, budget):
+    tokens = documents(np.random.default_rng(2).integers(1, 65, size=30), seed=2)
+    predictor = predictor_of(model, budget=budget)
+    predictor.max_unread = max_unread
+    (output,) = predictor.predict(tokens)
+    np.testing.assert_allclose(output.values, one_by_one(model, tokens), atol=1e-6, rtol=1e-5)
+    assert output.positions.tolist() == list(range(len(tokens)))
+    assert output.tokens_computed == len(tokens.input_ids)
+
+
+def test_a_batch_is_read_once_the_next_one_is_launched(monkeypatch):
+    fake, tokens = CountingModel(capacity=1000), documents([9, 8, 7, 6])
+    waits: list[list[int]] = []
+    monkeypatch.setattr(transfer.Mark, "wait", lambda _mark: waits.append(list(fake.calls)))
+    at_once, late = [[9], [9, 8], [9, 8, 7], [9, 8, 7, 6]], [[9, 8], [9, 8, 7], [9, 8, 7, 6], [9, 8, 7, 6]]
+    for max_unread, expected in ((0, at_once), (1, late)):
+        fake.calls.clear()
+        waits.clear()
+        predictor = predictor_of(fake, budget=10)
+        predictor.max_unread = max_unread
+        predictor.predict(tokens)
+        assert waits == expected
+
+
+def test_an_observer_hears_of_every_batch_that_may_still_run():
+    tokens = documents([9, 8, 7, 6])
+    predictor = predictor_of(CountingModel(capacity=1000), budget=10)
+    predictor.max_unread = 1
+    heard: list[list[int]] = []
+    predictor.predict(tokens, on_batch=lambda chosen: heard.append(chosen.tolist()))
+    assert heard == [[0], [0, 1], [1, 2], [2, 3]]
+
+
+@pytest.mark.parametrize("capacity", [1, 4, 9, 15, 40])
+def test_memory_that_runs_out_with_batches_under_way_costs_none_of_their_results(capacity):
+    tokens = documents([7, 3, 9, 12, 5, 1, 20, 2])
+    predictor = predictor_of(CountingModel(capacity), budget=16)
+    predictor.max_unread = 1
+    (output,) = predictor.predict(tokens)
+    fitting = np.flatnonzero(tokens.lengths <= capacity)
+    assert output.positions.tolist() == fitting.tolist()
+    np.testing.assert_array_equal(output.values.reshape(-1, NUM_CLASSES), expected_of(tokens)[fitting])
+
+
+def test_an_error_with_batches_under_way_frees_the_predictor():
+    fake = CountingModel(capacity=9, error=RuntimeError("an illegal memory access was encountered"))
+    predictor = predictor_of(fake, budget=10)
+    predictor.max_unread = 1
+
+    def break_the_second(chosen: np.ndarray) -> None:
+        fake.distilbert.capacity = 9 if len(chosen) == 1 else 0
+
+    with pytest.raises(RuntimeError, match="illegal memory access"):
+        predictor.predict(documents([9, 8, 7]), on_batch=break_the_second)
+    assert fake.calls == [9, 8]
+    fake.distilbert.capacity = 10
+    np.testing.assert_array_equal(logits_of(predictor, documents([5, 5])), expected_of(documents([5, 5])))
+
+
+def test_without_a_budget_a_cpu_takes_its_own(model):
+    assert predictor_of(model, budget=None).max_batch_tokens == CPU_BATCH_TOKENS
+
+
+@pytest.mark.parametrize("name", ["classes", "masks", "states"])
+def test_the_tokens_that_a_budget_is_measured_with_run_through_every_kind_of_readout(monkeypatch, name):
+    ran: list[bool] = []
+    monkeypatch.setattr(
+        "distilbatch.inference.predictor.suitable_batch_tokens", lambda run, _device: ran.append(run(200)) or 33
+    )
+    (model,) = made(name)
+    predictor = Predictor([model], [HEADS[name][1]], device=CPU, precision="float32")
+    assert (ran, predictor.max_batch_tokens) == ([True], 33)
 
 
 OUT_OF_MEMORY = [

@@ -1,0 +1,48 @@
+"""How many tokens one forward takes: constants for CPUs, measured against the free memory on CUDA devices."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+
+CPU_BATCH_TOKENS = 2048  # a few MB of activations stay in the caches
+MIN_CUDA_BATCH_TOKENS = 16_384  # below it the host launches kernels more slowly than a large card runs them
+MAX_CUDA_BATCH_TOKENS = 65_536  # above it nothing gets faster
+PROBE_TOKENS = 4096
+
+_SHARE = 0.5  # of the free memory: other heads and processes live on the device, and memory fragments
+_LARGEST_SHARE = 0.9  # where half of it does not hold the smallest budget that is fast
+_STEP = 1024
+
+
+def suitable_batch_tokens(run: Callable[[int], bool], device: torch.device) -> int:
+    """The token budget for a loaded model.
+
+    Args:
+        run: Computes documents of that many tokens together and waits for the results; False if memory runs out.
+        device: Where.
+
+    Returns:
+        On CUDA devices what the memory holds, from one forward of ``PROBE_TOKENS`` tokens without any masks. Too much
+        for some inputs, or once other processes want memory too: a batch that does not fit is split.
+    """
+    if device.type != "cuda":
+        return CPU_BATCH_TOKENS
+    fits = run(PROBE_TOKENS)  # what stays allocated, as workspaces of libraries, is not the tokens'
+    torch.cuda.reset_peak_memory_stats(device)
+    before = torch.cuda.memory_allocated(device)
+    if not fits or not run(PROBE_TOKENS):
+        return PROBE_TOKENS // 2
+    bytes_per_token = (torch.cuda.max_memory_allocated(device) - before) / PROBE_TOKENS
+    free_bytes, _ = torch.cuda.mem_get_info(device)
+    kept_bytes = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)  # free inside torch
+    return batch_tokens_for(free_bytes + kept_bytes, bytes_per_token=bytes_per_token)
+
+
+def batch_tokens_for(free_bytes: int, *, bytes_per_token: float) -> int:
+    """The token budget that the free memory of a CUDA device allows, from 1 to ``MAX_CUDA_BATCH_TOKENS``."""
+    fitting = free_bytes / max(bytes_per_token, 1.0)
+    wanted = max(fitting * _SHARE, min(fitting * _LARGEST_SHARE, MIN_CUDA_BATCH_TOKENS))
+    tokens = int(min(wanted, MAX_CUDA_BATCH_TOKENS))
+    return max(tokens - tokens % _STEP, 1) if tokens > _STEP else max(tokens, 1)
