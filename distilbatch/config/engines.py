@@ -20,7 +20,8 @@ class Engine(Section):
         type: ``local`` is one process without Ray; ``ray`` an actor for each device slot of a cluster.
         device: Where the model runs; ``auto`` takes a GPU where there is one.
         precision: Number format of the forward pass; ``auto`` takes what suits the device.
-        max_batch_tokens: Tokens of a token batch, at most.
+        max_batch_tokens: Tokens of a token batch, at most; ``auto`` takes what suits the device, on a GPU what its
+            free memory holds.
         sort_buffer_rows: Documents that are sorted by length together; also a bound on memory.
         shard_rows: Rows of a shard, at most; ``auto`` aims at some minutes of work.
         threads: Threads of the forward pass in each process.

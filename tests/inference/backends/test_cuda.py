@@ -51,7 +51,7 @@ CONFIG = DistilBertConfig(
 HEADS: dict[str, tuple[type[PreTrainedModel], Readout]] = {
     "classes": (DistilBertForSequenceClassification, SequenceLogits()),
     "tokens": (DistilBertForTokenClassification, TokenLogits()),
-    "masks": (DistilBertForMaskedLM, MaskScores(MASK_ID, 4, (30, 11, 60 % 50, 2))),
+    "masks": (DistilBertForMaskedLM, MaskScores(MASK_ID, 4, (30, 11, 10, 2))),
     "first state": (DistilBertModel, Embedding("cls")),
     "mean state": (DistilBertModel, Embedding("mean")),
 }
@@ -61,14 +61,8 @@ def document_by_document(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, boun
     """What a kernel computes, from nothing but what a kernel is given."""
     assert bounds.queries.dtype == bounds.keys.dtype == torch.int32
     context = torch.empty(q.shape, dtype=q.dtype)
-    starts = zip(
-        bounds.queries.tolist(),
-        bounds.queries[1:].tolist(),
-        bounds.keys.tolist(),
-        bounds.keys[1:].tolist(),
-        strict=False,
-    )
-    for q_start, q_stop, k_start, k_stop in starts:
+    ranges = zip(pairwise(bounds.queries.tolist()), pairwise(bounds.keys.tolist()), strict=True)
+    for (q_start, q_stop), (k_start, k_stop) in ranges:
         assert q_stop - q_start <= bounds.max_queries
         assert k_stop - k_start <= bounds.max_keys
         heads = [x.transpose(0, 1).float() for x in (q[q_start:q_stop], k[k_start:k_stop], v[k_start:k_stop])]
