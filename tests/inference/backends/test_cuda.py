@@ -14,6 +14,8 @@ from itertools import pairwise
 import numpy as np
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from distilbatch.inference.backends import ReferenceBackend, choose_backend, varlen
 from distilbatch.inference.backends.cuda import CudaBackend
@@ -321,6 +323,63 @@ def test_bounds_are_made_once_a_token_batch_and_not_once_a_layer(monkeypatch):
     assert first is second
     assert last.keys is first.keys
     assert last.max_queries == 1
+
+
+# --- Launching without waiting, on the meta device: whatever asks a tensor there for its values fails ----------------
+
+
+class Crossings(TorchDispatchMode):
+    """Collects the operators that take something from the host to the device."""
+
+    def __init__(self, device: torch.device) -> None:
+        super().__init__()
+        self.device = device
+        self.found: list[str] = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        result = func(*args, **(kwargs or {}))
+        given = {leaf.device for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, torch.Tensor) and leaf.dim()}
+        made = {leaf.device for leaf in tree_leaves(result) if isinstance(leaf, torch.Tensor)}
+        if CPU in given and self.device in made:
+            self.found.append(str(func))
+        return result
+
+
+class Nothing:
+    """In place of a tensor that arrives: there are no values on the meta device."""
+
+    def __init__(self, tensor: torch.Tensor, dtype: torch.dtype) -> None:
+        self.zeros = torch.zeros(tensor.shape, dtype=dtype)
+
+    def land(self) -> torch.Tensor:
+        return self.zeros
+
+
+@pytest.mark.parametrize("kernel", [*KERNELS[:2], KERNELS[-1]], ids=lambda kernel: kernel.name)
+@pytest.mark.parametrize("names", [*((name,) for name in HEADS), tuple(HEADS)], ids=" + ".join)
+def test_a_launch_asks_the_device_for_nothing_and_copies_to_it_once(monkeypatch, names, kernel):
+    meta = torch.device("meta")
+    monkeypatch.setattr("distilbatch.inference.backends.cuda.choose_attention", lambda **_: VarlenAttention(kernel))
+    monkeypatch.setattr("distilbatch.inference.predictor.Arrival", Nothing)
+    predictor = Predictor(
+        [a_model(name) for name in names],
+        [HEADS[name][1] for name in names],
+        device=meta,
+        precision="float16",
+        max_batch_tokens=200,
+        backend=CudaBackend(),
+    )
+    tokens, batches = documents(6), []
+    tokens.input_ids[::9] = MASK_ID
+    predictor.predict(tokens)  # the ids of targets are copied once and for all
+    with Crossings(meta) as crossings:
+        outputs = predictor.predict(tokens, on_batch=batches.append)
+    assert len(batches) > 3
+    assert len(crossings.found) == len(batches), set(crossings.found)
+    for name, output in zip(names, outputs, strict=True):
+        masked, axis = np.flatnonzero(tokens.input_ids == MASK_ID), HEADS[name][1].axis
+        places = len(tokens) if axis == "documents" else len(tokens.input_ids)
+        assert output.positions.tolist() == (masked.tolist() if name == "masks" else list(range(places)))
 
 
 # --- On a card -------------------------------------------------------------------------------------------------------
