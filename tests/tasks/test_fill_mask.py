@@ -112,7 +112,7 @@ def test_a_buffer_without_any_mask_or_text_is_no_problem(model):
 def test_the_decoder_runs_on_masks_only(model):
     head = load_head(spec(model))
     predictor = Predictor(
-        [head.model], [head.readout], device=torch.device("cpu"), dtype=torch.float32, max_batch_tokens=64
+        [head.model], [head.readout], device=torch.device("cpu"), precision="float32", max_batch_tokens=64
     )
     rows: list[int] = []
     head.model.vocab_projector.register_forward_pre_hook(lambda _, inputs: rows.append(inputs[0].shape[0]))
