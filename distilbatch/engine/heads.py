@@ -40,6 +40,11 @@ class TokenizedBuffer:
     texts: BufferTexts
     questions: tuple[Question, ...]
 
+    @property
+    def repeated(self) -> int:
+        """Documents that are not computed because another one has the same tokens."""
+        return sum(question.distinct.repeated for question in self.questions)
+
 
 @dataclass(frozen=True, slots=True)
 class AnnotatedBuffer:
@@ -131,9 +136,9 @@ class Heads:
         return TokenizedBuffer(texts, tuple(questions))
 
     def tokens_to_compute(self, buffer: TokenizedBuffer) -> int:
-        """Tokens that :meth:`predict` will send through encoders."""
+        """Tokens that :meth:`predict` will send through encoders: those of distinct documents, once a trunk."""
         pairs = zip(self._groups, buffer.questions, strict=True)
-        return sum(len(group.trunks) * len(question.tokens.input_ids) for group, question in pairs)
+        return sum(len(group.trunks) * len(question.distinct.tokens.input_ids) for group, question in pairs)
 
     def predict(self, buffer: TokenizedBuffer, *, on_batch: BatchObserver | None = None) -> list[HeadOutput]:
         """Run every head over what it asks.
@@ -147,11 +152,11 @@ class Heads:
         """
         outputs: dict[int, HeadOutput] = {}
         for group, predictors, question in zip(self._groups, self._predictors, buffer.questions, strict=True):
-            rows = question.sequences.rows[question.tokens.sequences]
+            distinct = question.distinct
+            observe = None if on_batch is None else _mapped(on_batch, question)
             for trunk, predictor in zip(group.trunks, predictors, strict=True):
-                observe = None if on_batch is None else _mapped(on_batch, rows)
-                for index, output in zip(trunk, predictor.predict(question.tokens, on_batch=observe), strict=True):
-                    outputs[index] = output
+                for index, output in zip(trunk, predictor.predict(distinct.tokens, on_batch=observe), strict=True):
+                    outputs[index] = distinct.spread(output, self._heads[index].readout.axis)
         return [outputs[index] for index in range(len(self._heads))]
 
     def decode(self, buffer: TokenizedBuffer, outputs: Sequence[HeadOutput]) -> AnnotatedBuffer:
@@ -210,9 +215,10 @@ def _checked(head: LoadedHead) -> LoadedHead:
     return head
 
 
-def _mapped(on_batch: BatchObserver, rows: NDArray[np.int64]) -> BatchObserver:
-    """Pass the documents of a token batch on as the buffer rows they belong to."""
-    return lambda documents: on_batch(np.unique(rows[documents]))
+def _mapped(on_batch: BatchObserver, question: Question) -> BatchObserver:
+    """Pass distinct documents of a token batch on as all the buffer rows that they stand for."""
+    rows = question.sequences.rows[question.tokens.sequences]
+    return lambda kinds: on_batch(np.unique(rows[question.distinct.members(kinds)]))
 
 
 @dataclass(frozen=True, slots=True)

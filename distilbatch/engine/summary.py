@@ -26,6 +26,7 @@ class RunReport:
         label_counts: Per head, rows by label.
         tokens: Tokens of the documents, special tokens included.
         tokens_computed: Tokens that went through an encoder, summed over heads.
+        documents_repeated: Documents that were not computed because another one nearby has the same tokens.
         seconds: Wall time of this attempt.
         rows_this_attempt: Rows labelled by this attempt, the others being resumed.
         stage_seconds: Busy seconds by stage, summed over workers.
@@ -44,6 +45,7 @@ class RunReport:
     label_counts: dict[str, dict[str, int]]
     tokens: int
     tokens_computed: int
+    documents_repeated: int
     seconds: float
     rows_this_attempt: int
     stage_seconds: dict[str, float] = field(default_factory=dict)
@@ -89,6 +91,7 @@ def summarize(ledger: RunLedger, plan: PlanRecord, *, state: str, seconds: float
         label_counts={head: dict(counts.most_common()) for head, counts in labels.items()},
         tokens=int(figures["tokens"]),
         tokens_computed=int(figures["tokens_computed"]),
+        documents_repeated=int(figures["documents_repeated"]),
         seconds=seconds,
         rows_this_attempt=rows_this_attempt,
         stage_seconds={stage: round(float(figures[f"{stage}_s"]), 3) for stage in stages},
