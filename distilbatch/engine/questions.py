@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from distilbatch.inference.duplicates import Distinct, find_distinct
-from distilbatch.records import Sequences
+from distilbatch.records import Sequences, TokenBatch
 from distilbatch.tokenization import DocumentTokenizer
 
 
