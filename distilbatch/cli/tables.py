@@ -45,7 +45,10 @@ def _run_facts(report: RunReport) -> Iterable[tuple[str, str]]:
         yield "speed", f"{report.rows_per_s:,.1f} docs/s"
     elif not report.num_rows:
         yield "", "no new input: there was nothing to label"
-    yield "tokens", f"{report.tokens:,}"
+    repeated = f" ({report.documents_repeated:,} repeated documents computed once)" if report.documents_repeated else ""
+    yield "tokens", f"{report.tokens:,}{repeated}"
+    if report.precision is not None:
+        yield "precision", f"{report.precision['precision']}: {report.precision['basis']}"
     yield "files", f"{report.num_files:,}"
 
 

@@ -156,6 +156,21 @@ class ClaimRecord(_Record):
     plan: PlanRecord
 
 
+class PrecisionRecord(_Record):
+    """What every attempt of a run computes in, and why: chosen once, so that a resume does not choose anew.
+
+    ``agreement`` is the share of ``sample_rows`` sampled rows with the labels of float32 by precision, and
+    ``rows_per_s`` the speed of the models alone; ``precision`` is ``auto`` where each worker decides by its device.
+    """
+
+    plan_id: Digest
+    precision: Name
+    basis: str
+    sample_rows: Count = 0
+    agreement: dict[str, float] = {}
+    rows_per_s: dict[str, float] = {}
+
+
 class OwnerRecord(_Record):
     """Who owns a run key from this epoch on; advisory, it only saves computing twice."""
 

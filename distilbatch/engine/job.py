@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ from distilbatch import __version__
 from distilbatch.commit.records import PlanRecord
 from distilbatch.config import AnnotationSection, Config, render
 from distilbatch.engine.checkpoints import check_head
-from distilbatch.engine.spec import DeviceSpec, HeadSpec
+from distilbatch.engine.spec import DeviceSpec, HeadSpec, WorkerSpec
 from distilbatch.errors import CheckpointError, ConfigError
 from distilbatch.fingerprint import fingerprint, fingerprint_checkpoint
 from distilbatch.layout import RunLayout, SinkLayout
@@ -145,6 +145,41 @@ def differences(plan: PlanRecord, job: Job) -> list[str]:
 def model_fingerprint(job: Job) -> str:
     """One digest over the checkpoints of all heads."""
     return fingerprint(job.model_fingerprints)
+
+
+def worker_spec(job: Job, plan: PlanRecord, *, precision: str | None = None) -> WorkerSpec:
+    """Turn a config into a worker's plain arguments.
+
+    Args:
+        job: The job.
+        plan: Its plan.
+        precision: What to compute in, where it is settled; None takes what the config says.
+    """
+    source, sink, engine = job.config.source, job.config.sink, job.config.engine
+    return WorkerSpec(
+        source_root=job.source_root.absolute(),
+        source_schema=plan.schema,
+        text_column=source.columns.text,
+        max_doc_bytes=source.max_doc_bytes,
+        error_rows=source.on_bad_file == "quarantine",
+        passthrough=sink.passthrough,
+        heads=tuple(replace(head, model=head.model.absolute()) for head in job.heads),
+        pipeline=Path(job.config.pipeline).absolute() if job.config.pipeline else None,
+        device=replace(job.device, precision=precision or job.device.precision),
+        sort_buffer_rows=engine.sort_buffer_rows,
+        layout=replace(job.layout, root=job.layout.root.absolute()),
+        partition_by=sink.partition_by,
+        compression=sink.compression,
+        compression_level=sink.compression_level,
+        row_group_rows=sink.row_group_rows,
+        footer={
+            "version": __version__,
+            "run_key": plan.run_key,
+            "plan_id": plan.plan_id,
+            "model_fingerprint": model_fingerprint(job),
+            "precision": precision or job.device.precision,
+        },
+    )
 
 
 def _value_differences(path: str, before: Any, now: Any) -> list[str]:  # noqa: ANN401 - JSON values

@@ -32,6 +32,7 @@ class RunReport:
         stage_seconds: Busy seconds by stage, summed over workers.
         resident_bytes: Largest resident memory of a worker.
         bad_files: Source files the plan left out.
+        precision: What it was computed in and why, where that was chosen or checked by a trial; see PrecisionRecord.
         earlier: Reports of unfinished earlier windows that were finished first.
     """
 
@@ -51,6 +52,7 @@ class RunReport:
     stage_seconds: dict[str, float] = field(default_factory=dict)
     resident_bytes: int = 0
     bad_files: tuple[str, ...] = ()
+    precision: dict[str, Any] | None = None
     earlier: tuple[RunReport, ...] = ()
 
     @property
@@ -79,6 +81,7 @@ def summarize(ledger: RunLedger, plan: PlanRecord, *, state: str, seconds: float
         resident = max(resident, int(record.metrics.get("resident_bytes", 0)))
         for head, counts in record.label_counts.items():
             labels.setdefault(head, Counter()).update(counts)
+    precision = ledger.precision()
     stages = ("read", "tokenize", "forward", "decode", "write")
     return RunReport(
         run_key=plan.run_key,
@@ -97,6 +100,7 @@ def summarize(ledger: RunLedger, plan: PlanRecord, *, state: str, seconds: float
         stage_seconds={stage: round(float(figures[f"{stage}_s"]), 3) for stage in stages},
         resident_bytes=resident,
         bad_files=tuple(bad.path for bad in plan.bad_files),
+        precision=None if precision is None else precision.model_dump(mode="json", exclude={"plan_id"}),
     )
 
 
