@@ -29,6 +29,7 @@ from distilbatch.engine.local import LocalExecutor
 from distilbatch.engine.spec import PoolEvent, ShardFailure, ShardTask, WorkerSpec
 from distilbatch.engine.summary import RunReport, summarize, to_metrics
 from distilbatch.errors import BusyError, InterruptedRunError
+from distilbatch.fingerprint import canonical_json
 from distilbatch.layout import RunLayout
 from distilbatch.records import ShardResult
 from distilbatch.source.listing import Listing
@@ -284,6 +285,7 @@ def worker_spec(job: Job, plan: PlanRecord) -> WorkerSpec:
             "run_key": plan.run_key,
             "plan_id": plan.plan_id,
             "model_fingerprint": model_fingerprint(job),
+            **({"model_sources": canonical_json(plan.model_sources).decode()} if plan.model_sources else {}),
         },
     )
 

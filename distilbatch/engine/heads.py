@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from distilbatch import schema
 from distilbatch.engine.inputs import BufferTexts, read_inputs, reads_list
+from distilbatch.engine.models import at_hand
 from distilbatch.engine.questions import Question, ask
 from distilbatch.engine.registry import LoadedHead, load_head
 from distilbatch.engine.spec import DeviceSpec, HeadSpec
@@ -80,7 +81,7 @@ class Heads:
     def __init__(self, specs: Sequence[HeadSpec], *, device: DeviceSpec, max_doc_bytes: int) -> None:
         if device.threads is not None:
             set_threads(device.threads)
-        self.specs = tuple(specs)
+        self.specs = at_hand(specs)
         self.device = resolve_device(device.device)
         self.dtype = resolve_precision(device.precision, self.device)
         self._max_doc_bytes = max_doc_bytes

@@ -72,3 +72,20 @@ def locate(
     return fetch(
         str(name), revision=revision or DEFAULT_REVISION, allow_pickle=allow_pickle, local_files_only=local_files_only
     )
+
+
+def locate_named(name: Path | str, *, revision: str | None = None) -> Source:
+    """Locate what a config or a command line names: only ``org/name`` is a hub id there.
+
+    A single word is more often a mistyped folder than one of the few models without an organisation, and nobody wants
+    to wait for the hub to find that out.
+
+    Args:
+        name: As in ``locate``.
+        revision: As in ``locate``.
+
+    Raises:
+        CheckpointError: The hub id cannot be fetched.
+        ConfigError: A revision of a folder.
+    """
+    return locate(name if "/" in str(name) else Path(name), revision=revision)

@@ -183,8 +183,8 @@ def test_a_wrong_line_is_named_with_file_line_and_key(write, text, messages):
          "'fill-mask', 'multiple-choice', 'feature-extraction' or 'zero-shot-classification', found 'ner'"),
         ("task: text-classification, ", "",
          "job.yaml:5: annotate.0.task: required key is missing, for example 'text-classification'"),
-        ("model: m, ", "", "job.yaml: models: annotation 'topic' has no model; name its folder in models.topic, or "
-         "as 'model' of the annotation"),
+        ("model: m, ", "", "job.yaml: models: annotation 'topic' has no model; name its folder or hub id in "
+         "models.topic, or as 'model' of the annotation"),
         ("top_k: 3", "top_k: 0",
          "job.yaml:5: annotate.0.top_k: expected a whole number of at least 1, found the number 0"),
         ("top_k: 3", "threshold: 1.5",

@@ -106,7 +106,7 @@ def test_models_of_the_config_win_over_those_of_annotations():
     ("annotations", "override", "message"),
     [
         ([TextClassification(name="a")], "job.name=x",
-         "models: annotation 'a' has no model; name its folder in models.a, or as 'model' of the annotation"),
+         "models: annotation 'a' has no model; name its folder or hub id in models.a, or as 'model' of the annotation"),
         ([TextClassification(name="a", model="m")], "models.b=m", "models: no annotation is named 'b'; there are: a"),
         ([TextClassification(name="id", model="m")], "job.name=x",
          "sink.passthrough: 'id' is also the name of an annotation; rename one of them"),
@@ -124,7 +124,7 @@ def test_a_config_with_a_pipeline_asks_for_it():
 
 
 def test_an_annotation_without_a_model_says_where_to_name_one():
-    with pytest.raises(ConfigError, match=r"annotation 'a' has no model; name its folder in models\.a"):
+    with pytest.raises(ConfigError, match=r"annotation 'a' has no model; name its folder or hub id in models\.a"):
         _ = TextClassification(name="a").checkpoint
 
 
