@@ -15,7 +15,7 @@ from distilbatch import schema
 from distilbatch.config import Annotation, AnnotationSection
 from distilbatch.config.problems import key_text, problems_of
 from distilbatch.engine.heads import Heads, row_array
-from distilbatch.engine.models import head_spec
+from distilbatch.engine.resolution import head_spec
 from distilbatch.engine.spec import DeviceSpec
 from distilbatch.errors import ConfigError
 from distilbatch.model.source import locate_named

@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 
 from distilbatch import schema
 from distilbatch.engine.inputs import BufferTexts, read_inputs, reads_list
-from distilbatch.engine.models import at_hand
 from distilbatch.engine.questions import Question, ask
 from distilbatch.engine.registry import LoadedHead, load_head
+from distilbatch.engine.resolution import at_hand
 from distilbatch.engine.spec import DeviceSpec, HeadSpec
 from distilbatch.errors import CheckpointError
 from distilbatch.fingerprint import fingerprint, sha256_file

@@ -12,7 +12,7 @@ from distilbatch import __version__
 from distilbatch.commit.records import PlanRecord
 from distilbatch.config import Config, render
 from distilbatch.engine.checkpoints import check_head
-from distilbatch.engine.models import resolve_heads
+from distilbatch.engine.resolution import resolve_heads
 from distilbatch.engine.spec import DeviceSpec, HeadSpec
 from distilbatch.errors import CheckpointError, ConfigError
 from distilbatch.fingerprint import fingerprint, fingerprint_checkpoint
