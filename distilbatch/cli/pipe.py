@@ -16,6 +16,7 @@ from distilbatch.cli.console import show_text
 from distilbatch.cli.failures import verb
 from distilbatch.cli.options import Debug, Revision
 from distilbatch.errors import ConfigError, DataError
+from distilbatch.startup import quick_imports, without_pandas
 
 if TYPE_CHECKING:
     from distilbatch.engine.annotator import Annotator
@@ -45,11 +46,12 @@ def pipe(  # noqa: PLR0913, PLR0917 - the options of the program
 
     A line that cannot be read gets the key 'error' as well, and the others go on.
     """
-    with verb(debug=debug):
+    with verb(debug=debug), without_pandas():
         # Reading starts while torch is still being loaded.
         lines = _in_background(sys.stdin)
-        from distilbatch.config.load import parse_options  # noqa: PLC0415
-        from distilbatch.engine.annotator import Annotator  # noqa: PLC0415
+        with quick_imports():
+            from distilbatch.config.load import parse_options  # noqa: PLC0415
+            from distilbatch.engine.annotator import Annotator  # noqa: PLC0415
 
         chosen = parse_options(options or ())
         if taken := sorted(chosen.keys() & _NO_OPTIONS):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping, Sequence
+from numbers import Number
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
@@ -224,11 +225,12 @@ def _column(values: Sequence[Any], name: str) -> pa.ChunkedArray:
 
 
 def _is_missing(value: Any) -> bool:  # noqa: ANN401 - any value
-    if value is None or isinstance(value, (str, list, tuple, np.ndarray)):
-        return value is None
-    import pandas as pd  # noqa: PLC0415 - for what is no text, and so nearly always missing
-
-    return bool(pd.api.types.is_scalar(value) and pd.isna(value))
+    if isinstance(value, (str, list, tuple, np.ndarray)):
+        return False
+    pandas = sys.modules.get("pandas")  # without it there are no NA and NaT of its own
+    if pandas is not None:
+        return bool(pandas.api.types.is_scalar(value) and pandas.isna(value))
+    return value is None or (isinstance(value, Number) and value != value)  # noqa: PLR0124 - NaN
 
 
 def _values(values: Sequence[Any], name: str) -> pa.ChunkedArray:

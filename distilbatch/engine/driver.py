@@ -25,7 +25,6 @@ from distilbatch.engine.dead_letter import write_dead_letter
 from distilbatch.engine.executor import Executor
 from distilbatch.engine.failures import Failures
 from distilbatch.engine.job import Job, model_fingerprint, resolve_job
-from distilbatch.engine.local import LocalExecutor
 from distilbatch.engine.spec import PoolEvent, ShardFailure, ShardTask, WorkerSpec
 from distilbatch.engine.summary import RunReport, summarize, to_metrics
 from distilbatch.errors import BusyError, InterruptedRunError
@@ -33,6 +32,7 @@ from distilbatch.fingerprint import canonical_json
 from distilbatch.layout import RunLayout
 from distilbatch.records import ShardResult
 from distilbatch.source.listing import Listing
+from distilbatch.startup import quick_imports
 
 ConfigLike = Config | Path | str | Mapping[str, object]
 
@@ -294,7 +294,12 @@ def executor_for(job: Job, spec: WorkerSpec) -> Executor:
     """The executor that ``engine.type`` names."""
     if job.config.engine.type == "ray":
         # Ray takes a second to import, and local runs need none of it.
-        from distilbatch.engine.actors import RayExecutor  # noqa: PLC0415
+        with quick_imports():
+            from distilbatch.engine.actors import RayExecutor  # noqa: PLC0415
 
         return RayExecutor(spec, job.config.engine)
+    # Torch takes two, and where there is nothing to compute, or Ray's workers do it, the driver needs none of it.
+    with quick_imports():
+        from distilbatch.engine.local import LocalExecutor  # noqa: PLC0415
+
     return LocalExecutor(spec)

@@ -185,12 +185,20 @@ class _Group:
 
 
 def _group(heads: Sequence[LoadedHead]) -> list[_Group]:
-    grouped: dict[Hashable, dict[str, list[int]]] = {}
+    asking: dict[Hashable, list[int]] = {}
     for index, head in enumerate(heads):
-        trunk = trunk_fingerprint(head.model)
-        grouped.setdefault(_question_key(head), {}).setdefault(trunk, []).append(index)
-    groups = [tuple(tuple(indices) for indices in trunks.values()) for trunks in grouped.values()]
+        asking.setdefault(_question_key(head), []).append(index)
+    groups = [_trunks(heads, indices) for indices in asking.values()]
     return [_Group(trunks, any(heads[index].details for trunk in trunks for index in trunk)) for trunks in groups]
+
+
+def _trunks(heads: Sequence[LoadedHead], indices: Sequence[int]) -> tuple[tuple[int, ...], ...]:
+    if len(indices) == 1:
+        return (tuple(indices),)  # nobody to share with: the weights need not be read once more
+    trunks: dict[str, list[int]] = {}
+    for index in indices:
+        trunks.setdefault(trunk_fingerprint(heads[index].model), []).append(index)
+    return tuple(map(tuple, trunks.values()))
 
 
 def _question_key(head: LoadedHead) -> Hashable:
