@@ -66,7 +66,8 @@ def pipe(  # noqa: PLR0913, PLR0917 - the options of the program
             **chosen,
         )
         for batch in _batches(lines):
-            show_text("".join(_annotated(annotator, [_parse(line, text_column) for line in batch])))
+            if not show_text("".join(_annotated(annotator, [_parse(line, text_column) for line in batch]))):
+                return  # the reader has seen enough; the stream may never end
 
 
 def _in_background(stream: TextIO) -> queue.Queue[str | None]:
