@@ -23,6 +23,7 @@ from distilbatch.config import Config, load_config, resolve_date, today_in
 from distilbatch.engine import planning
 from distilbatch.engine.dead_letter import write_dead_letter
 from distilbatch.engine.executor import Executor
+from distilbatch.engine.executors import executor_for
 from distilbatch.engine.failures import Failures
 from distilbatch.engine.job import Job, model_fingerprint, resolve_job
 from distilbatch.engine.spec import PoolEvent, ShardFailure, ShardTask, WorkerSpec
@@ -32,7 +33,6 @@ from distilbatch.fingerprint import canonical_json
 from distilbatch.layout import RunLayout
 from distilbatch.records import ShardResult
 from distilbatch.source.listing import Listing
-from distilbatch.startup import quick_imports
 
 ConfigLike = Config | Path | str | Mapping[str, object]
 
@@ -288,18 +288,3 @@ def worker_spec(job: Job, plan: PlanRecord) -> WorkerSpec:
             **({"model_sources": canonical_json(plan.model_sources).decode()} if plan.model_sources else {}),
         },
     )
-
-
-def executor_for(job: Job, spec: WorkerSpec) -> Executor:
-    """The executor that ``engine.type`` names."""
-    if job.config.engine.type == "ray":
-        # Ray takes a second to import, and local runs need none of it.
-        with quick_imports():
-            from distilbatch.engine.actors import RayExecutor  # noqa: PLC0415
-
-        return RayExecutor(spec, job.config.engine)
-    # Torch takes two, and where there is nothing to compute, or Ray's workers do it, the driver needs none of it.
-    with quick_imports():
-        from distilbatch.engine.local import LocalExecutor  # noqa: PLC0415
-
-    return LocalExecutor(spec)
