@@ -161,6 +161,7 @@ def test_a_result_arrives_before_the_stream_ends(start, model):
 
 ENDLESS = [sys.executable, "-c", "while True: print('red fish', flush=False)"]
 FIRST_ANSWER_S = 6.0  # half of that on an idle machine
+TORCH_TIMES = 3.0  # where others keep the machine busy, torch alone takes longer than it should, and so may we
 
 
 @pytest.fixture(scope="module")
@@ -171,22 +172,32 @@ def minilm(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_model(DistilBertForSequenceClassification, folder, **sizes)
 
 
+def torch_s() -> float:
+    """Seconds that a program takes which only imports torch."""
+    began = time.perf_counter()
+    subprocess.run([sys.executable, "-c", "import torch"], check=True)
+    return time.perf_counter() - began
+
+
 def test_the_first_answer_comes_soon_and_before_the_stream_ends(start, minilm):
-    seconds = []
-    while len(seconds) < 3 and min(seconds, default=FIRST_ANSWER_S) >= FIRST_ANSWER_S:
+    late = []
+    for _ in range(3):
+        bound = max(FIRST_ANSWER_S, TORCH_TIMES * torch_s())
         began = time.perf_counter()
-        process = start("pipe", "--model", minilm, "--device", "cpu", stdin=subprocess.PIPE)
-        try:
-            process.stdin.write("red fish\n")
-            process.stdin.flush()
-            assert json.loads(process.stdout.readline())["prediction"]
-            seconds.append(time.perf_counter() - began)
-            assert process.communicate(timeout=60) == ("", "")
-        finally:
-            process.kill()
-            process.wait()
+        with start("pipe", "--model", minilm, "--device", "cpu", stdin=subprocess.PIPE) as process:
+            try:
+                process.stdin.write("red fish\n")
+                process.stdin.flush()
+                assert json.loads(process.stdout.readline())["prediction"]
+                seconds = time.perf_counter() - began
+                assert process.communicate(timeout=60) == ("", "")
+            finally:
+                process.kill()
         assert process.returncode == 0
-    assert min(seconds) < FIRST_ANSWER_S, seconds
+        if seconds < bound:
+            return
+        late.append(f"{seconds:.1f} s, allowed {bound:.1f} s")
+    pytest.fail(", ".join(late))
 
 
 def test_a_reader_that_goes_away_ends_it_quietly_however_long_the_stream(start, model):
