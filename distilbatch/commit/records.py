@@ -81,7 +81,7 @@ class PlanRecord(_Record):
 
     ``fragments`` are the pinned inputs, ``source_schema`` the columns and types they are read with (an Arrow schema
     message in Base64; files that come later may widen the source's own), ``shards`` the row ranges to label,
-    ``semantic`` the settings that change results.
+    ``semantic`` the settings that change results; ``model_sources`` notes hub id and commit of models from the hub.
     """
 
     format: Literal[1] = 1
@@ -90,6 +90,7 @@ class PlanRecord(_Record):
     source_root: str
     source_schema: str
     model_fingerprints: dict[str, Digest]
+    model_sources: dict[str, str] = {}
     semantic: dict[str, Any]
     fragments: tuple[Fragment, ...]
     shards: tuple[Shard, ...]
@@ -130,8 +131,8 @@ class PlanRecord(_Record):
 
     @property
     def plan_id(self) -> str:
-        """sha256 over everything that defines the work; the library's version is only noted."""
-        content = self.model_dump(mode="json", exclude={"version", "bad_files"})
+        """sha256 over everything that defines the work; where models came from, for one, is only noted."""
+        content = self.model_dump(mode="json", exclude={"version", "bad_files", "model_sources"})
         return fingerprint(content)
 
     @property

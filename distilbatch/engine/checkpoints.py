@@ -19,7 +19,7 @@ def check_head(head: HeadSpec) -> None:
             f"annotation {head.name!r}: model {str(head.model)!r}",
             expected="a checkpoint folder",
             found="no such folder",
-            remedy="give the folder, or make one with distilbatch convert or distilbatch demo",
+            remedy="give the folder, or make one with distilbatch convert or distilbatch demo; a hub id is org/name",
         )
     architectures = DistilBertConfig.from_file(head.model / CONFIG_FILE).architectures
     wanted = TASK_HEADS[head.task]

@@ -22,9 +22,9 @@ from distilbatch.config import Config, load_config, resolve_date, today_in
 from distilbatch.engine import planning
 from distilbatch.engine.dead_letter import write_dead_letter
 from distilbatch.engine.executor import Executor
+from distilbatch.engine.executors import executor_for
 from distilbatch.engine.failures import Failures
 from distilbatch.engine.job import Job, resolve_job, worker_spec
-from distilbatch.engine.local import LocalExecutor
 from distilbatch.engine.settle import settle_precision
 from distilbatch.engine.spec import PoolEvent, ShardFailure, ShardTask, WorkerSpec
 from distilbatch.engine.summary import RunReport, summarize, to_metrics
@@ -259,13 +259,3 @@ class _WindowStop(threading.Event):
     @override
     def is_set(self) -> bool:
         return super().is_set() or self._run.is_set()
-
-
-def executor_for(job: Job, spec: WorkerSpec) -> Executor:
-    """The executor that ``engine.type`` names."""
-    if job.config.engine.type == "ray":
-        # Ray takes a second to import, and local runs need none of it.
-        from distilbatch.engine.actors import RayExecutor  # noqa: PLC0415
-
-        return RayExecutor(spec, job.config.engine)
-    return LocalExecutor(spec)

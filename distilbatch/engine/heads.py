@@ -17,6 +17,7 @@ from distilbatch import schema
 from distilbatch.engine.inputs import BufferTexts, read_inputs, reads_list
 from distilbatch.engine.questions import Question, ask
 from distilbatch.engine.registry import LoadedHead, load_head
+from distilbatch.engine.resolution import at_hand
 from distilbatch.engine.spec import DeviceSpec, HeadSpec
 from distilbatch.errors import CheckpointError
 from distilbatch.fingerprint import fingerprint, sha256_file
@@ -85,7 +86,7 @@ class Heads:
     def __init__(self, specs: Sequence[HeadSpec], *, device: DeviceSpec, max_doc_bytes: int) -> None:
         if device.threads is not None:
             set_threads(device.threads)
-        self.specs = tuple(specs)
+        self.specs = at_hand(specs)
         self.device = resolve_device(device.device)
         self.precision = resolve_precision(device.precision, self.device)
         self._max_doc_bytes = max_doc_bytes
@@ -189,12 +190,20 @@ class _Group:
 
 
 def _group(heads: Sequence[LoadedHead]) -> list[_Group]:
-    grouped: dict[Hashable, dict[str, list[int]]] = {}
+    asking: dict[Hashable, list[int]] = {}
     for index, head in enumerate(heads):
-        trunk = trunk_fingerprint(head.model)
-        grouped.setdefault(_question_key(head), {}).setdefault(trunk, []).append(index)
-    groups = [tuple(tuple(indices) for indices in trunks.values()) for trunks in grouped.values()]
+        asking.setdefault(_question_key(head), []).append(index)
+    groups = [_trunks(heads, indices) for indices in asking.values()]
     return [_Group(trunks, any(heads[index].details for trunk in trunks for index in trunk)) for trunks in groups]
+
+
+def _trunks(heads: Sequence[LoadedHead], indices: Sequence[int]) -> tuple[tuple[int, ...], ...]:
+    if len(indices) == 1:
+        return (tuple(indices),)  # nobody to share with: the weights need not be read once more
+    trunks: dict[str, list[int]] = {}
+    for index in indices:
+        trunks.setdefault(trunk_fingerprint(heads[index].model), []).append(index)
+    return tuple(map(tuple, trunks.values()))
 
 
 def _question_key(head: LoadedHead) -> Hashable:

@@ -15,9 +15,8 @@ from distilbatch.engine.sampling import choose_shards
 from distilbatch.engine.spec import ShardTask
 from distilbatch.engine.trial import EXACT, Assignment, Trial, run_trial
 from distilbatch.errors import DataError, SetupError
-from distilbatch.inference.precision import fast_precisions, resolve_device, resolve_precision
 
-AUTO = "auto"
+AUTO = "auto"  # each worker takes what suits its device
 MIN_AGREEMENT = 0.999
 MAX_TRIAL_ROWS = 1000
 MIN_TRIAL_ROWS = 200  # fewer could not tell 99.9 % from 99 %
@@ -55,17 +54,20 @@ def settle_precision(job: Job, plan: PlanRecord, ledger: RunLedger, *, stop: thr
 
 def _choose(job: Job, plan: PlanRecord, *, stop: threading.Event) -> PrecisionRecord:
     asked = job.config.engine.precision
+    rows = min(MAX_TRIAL_ROWS, plan.num_rows // TRIAL_SHARE if asked == AUTO else plan.num_rows)
+    if asked == AUTO and rows < MIN_TRIAL_ROWS:
+        return _record(plan, AUTO, f"{plan.num_rows} rows are too few to try others on a sample")
+    # Small runs, whose workers are other processes, do without torch in this one.
+    from distilbatch.inference.precision import fast_precisions, resolve_device, resolve_precision  # noqa: PLC0415
+
     try:
         device = resolve_device(job.config.engine.device)
     except SetupError as error:  # only the workers have it
         return _untried(plan, asked, asked, str(error))
     plain = resolve_precision(asked, device)
     candidates = fast_precisions(device) if asked == AUTO else (asked,)
-    rows = min(MAX_TRIAL_ROWS, plan.num_rows // TRIAL_SHARE if asked == AUTO else plan.num_rows)
     if not candidates:
         return _record(plan, plain, f"{device.type} computes nothing faster than {plain}")
-    if asked == AUTO and rows < MIN_TRIAL_ROWS:
-        return _record(plan, plain, f"{plan.num_rows} rows are too few to try others on a sample")
     trial = _try(job, plan, candidates, rows, stop=stop)
     if isinstance(trial, str):
         return _untried(plan, asked, plain, trial)

@@ -8,7 +8,6 @@ from pathlib import Path
 import torch
 
 from distilbatch.errors import CheckpointError
-from distilbatch.model import hub
 from distilbatch.model.checkpoint import check_folder
 from distilbatch.model.configuration import CONFIG_FILE, DistilBertConfig
 from distilbatch.model.modeling import (
@@ -20,6 +19,7 @@ from distilbatch.model.modeling import (
     DistilBertModel,
     PreTrainedModel,
 )
+from distilbatch.model.source import locate
 
 ARCHITECTURES: dict[str, type[PreTrainedModel]] = {
     cls.__name__: cls
@@ -49,7 +49,7 @@ def load(
     Raises:
         CheckpointError: The config names no model of this library, or the checkpoint is not complete.
     """
-    source = hub.locate(name, revision=revision, allow_pickle=allow_pickle, local_files_only=local_files_only)
+    source = locate(name, revision=revision, allow_pickle=allow_pickle, local_files_only=local_files_only)
     check_folder(source.folder)
     config = DistilBertConfig.from_file(source.folder / CONFIG_FILE)
     cls = next((ARCHITECTURES[name] for name in config.architectures if name in ARCHITECTURES), None)

@@ -11,9 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from distilbatch.errors import CheckpointError
-from distilbatch.model.checkpoint import ENCODER_PREFIX, Entry, read_checkpoint, shown
+from distilbatch.model.checkpoint import ENCODER_PREFIX, Entry, read_checkpoint
 from distilbatch.model.configuration import DistilBertConfig
-from distilbatch.model.hub import Source
+from distilbatch.model.source import Source
+from distilbatch.model.weight_files import shown
 
 Model = TypeVar("Model", bound=nn.Module)
 
@@ -168,6 +169,11 @@ def _read(name: str, entry: Entry, wanted: Tensor, dtype: torch.dtype, misfit: _
         misfit.dtypes.append(f"{name} {str(tensor.dtype).removeprefix('torch.')}")
         return wanted
     tensor = tensor.to(dtype)
-    if not bool(tensor.isfinite().all()):  # after the cast: float16 may overflow
+    if not _is_finite(tensor):  # after the cast: float16 may overflow
         misfit.not_finite.append(name)
     return tensor
+
+
+def _is_finite(tensor: Tensor) -> bool:
+    # One pass without a copy, where isfinite() makes three: a NaN is both the least and the greatest value.
+    return tensor.numel() == 0 or all(bool(bound.isfinite()) for bound in torch.aminmax(tensor))

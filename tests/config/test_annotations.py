@@ -169,7 +169,7 @@ def test_an_entry_says_which_columns_it_reads_and_how(entry, columns, stride, op
          ["line 7: annotate.0.aggregation_strategy: expected 'none', 'simple', 'first', 'average' or 'max', found "
           "'longest'"]),
         ("task: token-classification\ntop_k: 1",
-         ["line 7: annotate.0.top_k: unknown key (expected one of name, task, model, max_length, stride, "
+         ["line 7: annotate.0.top_k: unknown key (expected one of name, task, model, revision, max_length, stride, "
           "aggregation_strategy, ignore_labels, words)"]),
         ("task: question-answering\nquestion: Who?\nquestion_column: q",
          ["line 7: annotate.0.question: name either 'question' or 'question_column'"]),

@@ -11,9 +11,10 @@ import pytest
 import tiny_job
 
 from distilbatch import run
-from distilbatch.engine import settle, trial
+from distilbatch.engine import settle, trial, trial_process
 from distilbatch.engine.trial import Trial
 from distilbatch.errors import DataError, SetupError
+from distilbatch.inference import precision
 from distilbatch.inference.backends import operators
 
 needs_int8 = pytest.mark.skipif(not operators.activation_levels(), reason="torch has no int8 kernels for this CPU")
@@ -38,7 +39,7 @@ def trials(monkeypatch):
 
     monkeypatch.setattr(settle, "run_trial", answer)
     monkeypatch.setattr(settle, "MIN_TRIAL_ROWS", 1)
-    monkeypatch.setattr(settle, "fast_precisions", lambda _device: ("int8", "bfloat16"))
+    monkeypatch.setattr(precision, "fast_precisions", lambda _device: ("int8", "bfloat16"))
     answers_and_asked = type("Trials", (), {"answers": answers, "asked": asked})
     return answers_and_asked
 
@@ -65,8 +66,7 @@ def written_precisions(folder) -> set[str]:
         ("the trial ended with code -9", "float32"),
     ],
 )
-def test_auto_takes_the_fastest_that_keeps_the_labels(folder, trials, monkeypatch, answer, expected):
-    monkeypatch.setattr(settle, "resolve_precision", lambda _asked, _device: "float32")
+def test_auto_takes_the_fastest_that_keeps_the_labels(folder, trials, answer, expected):
     trials.answers.append(answer)
     config = tiny_job.job_config(folder)
     job, plan, ledger = planned(config)
@@ -115,7 +115,7 @@ def test_small_jobs_are_not_worth_a_trial(folder, trials, monkeypatch):
     monkeypatch.setattr(settle, "MIN_TRIAL_ROWS", 200)
     job, plan, ledger = planned(tiny_job.job_config(folder))
     record = settle_record(job, plan, ledger)
-    assert (record.precision, record.sample_rows) == ("float32", 0)
+    assert (record.precision, record.sample_rows) == ("auto", 0)
     assert "60 rows are too few" in record.basis
     assert trials.asked == []
 
@@ -183,7 +183,7 @@ def test_measuring_in_this_process_compares_each_precision_with_float32(folder):
     job, plan, _ = planned(tiny_job.job_config(folder))
     spec = settle.worker_spec(job, plan)
     tasks = tuple(settle.ShardTask(shard, plan.fragments[shard.fragment]) for shard in plan.shards)
-    found = trial.measure(trial.Assignment(spec, tasks, 10, ("float32", "bfloat16")))
+    found = trial_process.measure(trial.Assignment(spec, tasks, 10, ("float32", "bfloat16")))
     assert found.rows == 27  # 10 of each 20, without nulls
     assert found.agreement["float32"] == 1.0
     assert 0.5 < found.agreement["bfloat16"] <= 1.0
