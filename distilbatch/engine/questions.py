@@ -32,7 +32,7 @@ def ask(tokenizer: DocumentTokenizer, sequences: Sequences, *, details: bool) ->
         details: Whether to say where each token comes from.
     """
     try:
-        return Question(sequences, tokenizer.encode(sequences.first, sequences.second, details=details)), {}
+        return Question(sequences, _encode(tokenizer, sequences, details)), {}
     except Exception:
         broken = _breaking(tokenizer, sequences)
         if not broken:
@@ -41,7 +41,11 @@ def ask(tokenizer: DocumentTokenizer, sequences: Sequences, *, details: bool) ->
         kept = np.flatnonzero(keep).tolist()
         second = None if sequences.second is None else [sequences.second[i] for i in kept]
         rest = Sequences([sequences.first[i] for i in kept], second, sequences.rows[keep], sequences.errors)
-        return Question(rest, tokenizer.encode(rest.first, rest.second, details=details)), broken
+        return Question(rest, _encode(tokenizer, rest, details)), broken
+
+
+def _encode(tokenizer: DocumentTokenizer, sequences: Sequences, details: bool) -> TokenBatch:
+    return tokenizer.encode(sequences.first, sequences.second, details=details, rows=sequences.rows)
 
 
 def _breaking(tokenizer: DocumentTokenizer, sequences: Sequences) -> dict[int, str]:

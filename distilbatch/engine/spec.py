@@ -25,7 +25,7 @@ class HeadSpec:
             whether a row is null or empty. The role ``choices`` may name one column of lists, or
             several columns.
         max_length: Most tokens of a document; None takes what the model's positions allow, at most 512.
-        stride: Tokens that neighbouring text windows share; None reads the beginning of a long text only.
+        stride: Tokens that neighbouring windows of a long main text share; None reads its beginning only.
         options: The task's own options.
     """
 
