@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from distilbatch.engine.checkpoints import check_head
+from distilbatch.engine.checkpoints import check_head, refuse_other_head
 from distilbatch.engine.spec import HeadSpec
 from distilbatch.errors import CheckpointError, ConfigError
 from distilbatch.inference.readouts import Embedding, MaskScores, Readout, SequenceLogits, TokenLogits
-from distilbatch.model.auto import ARCHITECTURES
+from distilbatch.model.auto import ARCHITECTURES, architectures_of
 from distilbatch.model.modeling import PreTrainedModel
 from distilbatch.tasks.base import Task
 from distilbatch.tasks.catalog import TASK_HEADS
@@ -67,6 +67,7 @@ def load_head(spec: HeadSpec) -> LoadedHead:
         ConfigError: An option does not go with the checkpoint, or ``max_length`` and ``stride`` not with each other.
     """
     check_head(spec)
+    refuse_other_head(spec, architectures_of(spec.model))
     model = ARCHITECTURES[TASK_HEADS[spec.task]].from_pretrained(spec.model)
     tokenizer = _tokenizer(spec, _max_length(spec, model))
     tokenizer.check_room(pairs=_reads_pairs(spec))
