@@ -70,7 +70,7 @@ def load_head(spec: HeadSpec) -> LoadedHead:
     refuse_other_head(spec, architectures_of(spec.model))
     model = ARCHITECTURES[TASK_HEADS[spec.task]].from_pretrained(spec.model)
     tokenizer = _tokenizer(spec, _max_length(spec, model))
-    tokenizer.check_room(pairs=_reads_pairs(spec))
+    _check_room(spec, tokenizer)
     task, readout, details = _BUILDERS[spec.task](spec, model, tokenizer)
     return LoadedHead(spec, model, tokenizer, task, readout, details)
 
@@ -96,8 +96,13 @@ def _tokenizer(spec: HeadSpec, max_length: int) -> DocumentTokenizer:
     return DocumentTokenizer.from_folder(spec.model, max_length=max_length, stride=stride, max_first=max_first)
 
 
-def _reads_pairs(spec: HeadSpec) -> bool:
-    return spec.task in {QUESTION_ANSWERING, ZERO_SHOT} or len(spec.columns) > 1
+def _check_room(spec: HeadSpec, tokenizer: DocumentTokenizer) -> None:
+    pairs = spec.task in {QUESTION_ANSWERING, ZERO_SHOT} or len(spec.columns) > 1
+    try:
+        tokenizer.check_room(pairs=pairs)
+    except ConfigError as error:
+        what = f"annotation {spec.name!r}: {error.what}"
+        raise ConfigError(what, expected=error.expected, found=error.found, remedy=error.remedy) from error
 
 
 def _text_classification(spec: HeadSpec, model: PreTrainedModel, tokenizer: DocumentTokenizer) -> Parts:

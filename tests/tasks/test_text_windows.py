@@ -249,7 +249,7 @@ def test_rows_of_every_kind_have_one_output_each(folders, folder, task, options,
 @pytest.mark.parametrize(("folder", "task", "options"), TASKS, ids=[task for _, task, _ in TASKS])
 def test_settings_that_cannot_work_are_refused_when_the_head_is_loaded(folders, folder, task, options):
     with pytest.raises(
-        ConfigError, match=r"stride of text windows is too large; expected at most 18 for .* 24; found 1"
+        ConfigError, match=r"^annotation 'found': the stride of .* is too large; expected at most 18 for .* 24; found 1"
     ):
         load_heads(spec(folders[folder], task, max_length=24, stride=19, options=options))
     with pytest.raises(ConfigError, match="max_length is too small; expected at least 5 for two texts; found 4"):
