@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import model_validator
 from typing_extensions import Self
@@ -10,12 +10,13 @@ from typing_extensions import Self
 from distilbatch.config.fields import Identifier, Number, PathText, Revision, Section, refused
 from distilbatch.errors import ConfigError
 
-__all__ = ["MODEL_REMEDY", "AnnotationSection", "Share", "Stride", "TopK", "refuse_stride"]
+__all__ = ["MODEL_REMEDY", "AnnotationSection", "Reduction", "Share", "Stride", "TopK"]
 
 MODEL_REMEDY = "name its folder or hub id in models.{0}, or as 'model' of the annotation"
 
 TopK = Annotated[int, Number(minimum=1)]
 Stride = Annotated[int, Number(minimum=0)]
+Reduction = Literal["mean", "max", "length_weighted", "first"]
 Share = Annotated[float, Number(minimum=0, maximum=1, whole=False)]
 
 
@@ -29,7 +30,9 @@ class AnnotationSection(Section):
             ``models``.
         revision: Branch, tag or commit of a hub id; None takes ``main``. Only a commit never moves.
         max_length: Longest text in tokens, special tokens included; None takes the model's limit, at most 512.
-        stride: Tokens that neighbouring text windows of a long document share; None reads its beginning only.
+        stride: Tokens that neighbouring text windows of a long document share; None reads its beginning only. Of
+            two texts the main one is read in windows, beside the beginning of the other: at most half of the room,
+            unless the main text needs less.
 
     Raises:
         pydantic.ValidationError: An argument is unknown, of the wrong type or out of bounds (a ``ValueError``).
@@ -79,13 +82,3 @@ class AnnotationSection(Section):
     @property
     def _column_fields(self) -> set[str]:
         return set()
-
-
-def refuse_stride(annotation: AnnotationSection, what: str) -> None:
-    """Refuse text windows for an annotation that reads ``what``.
-
-    Raises:
-        PydanticCustomError: ``stride`` is set.
-    """
-    if annotation.stride is not None:
-        raise refused(f"{what} is not read in text windows; leave 'stride' out: a long one is cut", at=("stride",))

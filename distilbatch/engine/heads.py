@@ -57,7 +57,7 @@ class AnnotatedBuffer:
         errors: B messages; None where there is none.
         num_tokens: ``(B,)`` tokens read for the row, special tokens included: over all its windows, choices or
             labels, for the head that read most.
-        num_windows: ``(B,)`` text windows (documents) of that head.
+        num_windows: ``(B,)`` text windows that head read the row in; those that choices or labels share count once.
         truncated: ``(B,)`` whether text was cut off.
     """
 
@@ -247,7 +247,8 @@ def count_rows(buffer: TokenizedBuffer) -> RowCounts:
     for question in buffer.questions:
         rows = question.sequences.rows[question.tokens.sequences]
         tokens = np.bincount(rows, question.tokens.lengths, minlength=num_rows).astype(np.int64)
-        windows = np.bincount(rows, minlength=num_rows)
+        windows = np.zeros(num_rows, dtype=np.int64)
+        np.maximum.at(windows, rows, question.tokens.windows + 1)
         more = tokens > num_tokens
         num_tokens[more], num_windows[more] = tokens[more], windows[more]
         truncated[rows[question.tokens.truncated]] = True

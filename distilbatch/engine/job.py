@@ -20,7 +20,7 @@ from distilbatch.layout import RunLayout, SinkLayout
 from distilbatch.pipeline import load_pipeline, pipeline_fingerprint
 
 # Raised by hand when tokenization, truncation or decoding changes what comes out for the same settings.
-PROCESSING_VERSION = 1
+PROCESSING_VERSION = 2
 UNDATED_WINDOW = "once"
 
 

@@ -48,7 +48,7 @@ def ask(tokenizer: DocumentTokenizer, sequences: Sequences, *, details: bool) ->
 
 
 def _question(tokenizer: DocumentTokenizer, sequences: Sequences, *, details: bool) -> Question:
-    tokens = tokenizer.encode(sequences.first, sequences.second, details=details)
+    tokens = tokenizer.encode(sequences.first, sequences.second, details=details, rows=sequences.rows)
     return Question(sequences, tokens, find_distinct(tokens))
 
 

@@ -43,7 +43,7 @@ class HeadSpec:
             whether a row is null or empty. The role ``choices`` may name one column of lists, or
             several columns.
         max_length: Most tokens of a document; None takes what the model's positions allow, at most 512.
-        stride: Tokens that neighbouring text windows share; None reads the beginning of a long text only.
+        stride: Tokens that neighbouring windows of a long main text share; None reads its beginning only.
         options: The task's own options.
         hub: What to fetch where ``model`` is not there; None for a folder of the user's.
         fingerprint: Identity of the planned checkpoint, which a hub's files are checked against by each worker; None
