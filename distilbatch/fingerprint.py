@@ -83,12 +83,12 @@ def fingerprint_checkpoint(folder: Path) -> str:
     Args:
         folder: A folder in Hugging Face format; other files in it do not count.
     """
-    names = sorted(
-        path.name
-        for path in folder.iterdir()
-        if path.name in _CHECKPOINT_FILES or path.name.endswith((".safetensors", ".safetensors.index.json"))
-    )
+    there = {path.name for path in folder.iterdir()}
+    # One file of weights is read alone; shards have any names. Other weights may come to a folder of a hub's cache.
+    weights = {name for name in there if name.endswith((".safetensors", ".safetensors.index.json"))}
+    names = sorted((there & _CHECKPOINT_FILES) | ({_WEIGHTS_FILE} if _WEIGHTS_FILE in there else weights))
     return fingerprint({name: sha256_file(folder / name) for name in names})
 
 
+_WEIGHTS_FILE = "model.safetensors"
 _CHECKPOINT_FILES = frozenset({"config.json", "tokenizer.json", "vocab.txt", "tokenizer_config.json"})

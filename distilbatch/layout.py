@@ -86,6 +86,11 @@ class RunLayout:
         return self.control / "plan.json"
 
     @property
+    def precision(self) -> Path:
+        """The record of the precision that every attempt computes in."""
+        return self.control / "precision.json"
+
+    @property
     def epochs(self) -> Path:
         """The folder of ownership records."""
         return self.control / "epoch"

@@ -173,6 +173,7 @@ class TokenBatch:
         windows: ``(N,)`` int32, which window of its sequence it is, from 0.
         truncated: ``(N,)`` bool, True where tokens of the sequence were cut off and are in no window.
         details: Where each token comes from, if that was asked for.
+        blank: ``(K,)`` int64, the sequences without a document because their main text has no tokens.
     """
 
     input_ids: NDArray[np.int32]
@@ -181,6 +182,7 @@ class TokenBatch:
     windows: NDArray[np.int32]
     truncated: NDArray[np.bool_]
     details: TokenDetails | None = None
+    blank: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, dtype=np.int64))
 
     def __post_init__(self) -> None:
         if len(self.cu_seqlens) != len(self.sequences) + 1 or int(self.cu_seqlens[-1]) != len(self.input_ids):

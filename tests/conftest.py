@@ -1,10 +1,12 @@
-"""What tests of several folders share: the place of real data, and the skip of GPU tests where there is no GPU."""
+"""What tests of several folders share: the place of real data, a hub, and the skip of GPU tests without a GPU."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hub_server import Hub
 
 SHARED = Path(__file__).parents[2] / "shared" / "data"
 
@@ -15,6 +17,23 @@ def shared_data() -> Path:
     if not SHARED.is_dir():
         pytest.skip(f"needs the real data in {SHARED}")
     return SHARED
+
+
+@pytest.fixture
+def hub(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hub]:
+    """A hub on this machine that this process asks, with an empty cache: what HF_ENDPOINT and HF_HOME do at start."""
+    import huggingface_hub
+    from huggingface_hub import constants
+
+    monkeypatch.delenv("HF_TOKEN", raising=False)
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1,localhost")
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path_factory.mktemp("hub")))
+    with Hub() as hub:
+        template = constants.HUGGINGFACE_CO_URL_TEMPLATE.removeprefix(constants.ENDPOINT)
+        monkeypatch.setattr(constants, "ENDPOINT", hub.url)
+        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", hub.url + template)
+        yield hub
+    getattr(huggingface_hub, "close_session", lambda: None)()  # the oldest release that is supported has none
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

@@ -1,6 +1,6 @@
 """Puts an untrained head of any task on the converted MiniLM: enough to run that task's config, not to believe it.
 
-    python tests/random_head.py fill-mask out/fill_mask/model
+python tests/random_head.py fill-mask out/fill_mask/model
 """
 
 from __future__ import annotations

@@ -36,7 +36,7 @@ def write_model(kind: type[PreTrainedModel], folder: Path, *, seed: int = 0, **s
 
 def tiny_config(**settings: Any) -> DistilBertConfig:
     sizes = {"n_layers": 2, "n_heads": 2, "dim": DIM, "hidden_dim": DIM, "initializer_range": 0.5}
-    return DistilBertConfig(vocab_size=30522, max_position_embeddings=POSITIONS, **{**sizes, **settings})
+    return DistilBertConfig(vocab_size=30522, **{"max_position_embeddings": POSITIONS, **sizes, **settings})
 
 
 def random_text(rng: random.Random, most: int = 12) -> str:

@@ -19,9 +19,9 @@ import psutil
 import torch
 
 from distilbatch.config import Config
-from distilbatch.engine.driver import Driver, worker_spec
+from distilbatch.engine.driver import Driver
 from distilbatch.engine.heads import Heads, TokenizedBuffer, count_rows
-from distilbatch.engine.job import Job, resolve_job
+from distilbatch.engine.job import Job, resolve_job, worker_spec
 from distilbatch.engine.local import LocalExecutor
 from distilbatch.engine.planning import build_plan, list_source
 from distilbatch.source.reader import read_shard

@@ -9,20 +9,22 @@ import typer
 
 from distilbatch.cli.console import show, show_json
 from distilbatch.cli.failures import verb
-from distilbatch.cli.options import AsJson, Debug
+from distilbatch.cli.options import AsJson, Debug, Revision
 
 
 def convert(
-    source: Annotated[Path, typer.Argument(metavar="SRC", help="Folder of a BERT checkpoint.")],
+    source: Annotated[str, typer.Argument(metavar="SRC", help="A BERT checkpoint: a folder, or a hub id.")],
     target: Annotated[Path, typer.Argument(metavar="DST", help="Folder to write; new or empty.")],
+    revision: Revision = None,
     as_json: AsJson = False,
     debug: Debug = False,
 ) -> None:
     """Convert a BERT encoder to a DistilBERT checkpoint that computes the same."""
     with verb(debug=debug):
         from distilbatch.model.convert import convert_bert  # noqa: PLC0415
+        from distilbatch.model.source import locate_named  # noqa: PLC0415
 
-        made = convert_bert(source, target)
+        made = convert_bert(locate_named(source, revision=revision).folder, target)
         if as_json:
             show_json({"folder": str(made.folder), "dropped": list(made.dropped), "notes": list(made.notes)})
             return

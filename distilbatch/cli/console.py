@@ -32,14 +32,17 @@ def show_json(value: object) -> None:
     show_text(json.dumps(value, indent=1) + "\n")
 
 
-def show_text(text: str) -> None:
+def show_text(text: str) -> bool:
     """Print text as it is.
+
+    Returns:
+        Whether there is still somebody who reads it.
 
     Raises:
         ResourceError: The file that standard output goes to cannot grow.
     """
     try:
-        _write(sys.stdout, text)
+        return _write(sys.stdout, text)
     except OSError as error:
         _silence(sys.stdout)
         raise ResourceError("standard output cannot be written", found=str(error)) from error
@@ -65,14 +68,16 @@ def _is_terminal(stream: TextIO | None) -> bool:
     return stream is not None and stream.isatty()
 
 
-def _write(stream: TextIO | None, text: str) -> None:
+def _write(stream: TextIO | None, text: str) -> bool:
     if stream is None:  # closed by whoever started the program
-        return
+        return False
     try:
         stream.write(text)
         stream.flush()
     except BrokenPipeError:
         _silence(stream)
+        return False
+    return True
 
 
 def _silence(stream: TextIO) -> None:

@@ -8,15 +8,15 @@ import sys
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from io import TextIOWrapper
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TextIO
 
 import typer
 
 from distilbatch.cli.console import show_text
 from distilbatch.cli.failures import verb
-from distilbatch.cli.options import Debug
+from distilbatch.cli.options import Debug, Revision
 from distilbatch.errors import ConfigError, DataError
+from distilbatch.startup import quick_imports, without_pandas
 
 if TYPE_CHECKING:
     from distilbatch.engine.annotator import Annotator
@@ -24,14 +24,15 @@ if TYPE_CHECKING:
 PREDICTION = "prediction"
 ERROR = "error"
 _Parsed = tuple[dict[str, Any], str]
-_NO_OPTIONS = {"task", "model", "precision", "device", "name", "text_column", "max_batch_tokens"}  # of Annotator
+_NO_OPTIONS = {*("task", "model", "revision", "precision", "device", "name", "text_column", "max_batch_tokens")}
 _BATCH_LINES = 512
 _QUEUE_LINES = 4096
 
 
-def pipe(
-    model: Annotated[Path, typer.Option("--model", metavar="DIR", help="The checkpoint folder.")],
+def pipe(  # noqa: PLR0913, PLR0917 - the options of the program
+    model: Annotated[str, typer.Option("--model", metavar="DIR|ID", help="The checkpoint: a folder, or a hub id.")],
     task: Annotated[str, typer.Option("--task", help="What to do, as in a config.")] = "text-classification",
+    revision: Revision = None,
     options: Annotated[
         list[str] | None,
         typer.Option("-o", "--option", metavar="KEY=VALUE", help="An option of the task: -o top_k=3."),
@@ -45,18 +46,28 @@ def pipe(
 
     A line that cannot be read gets the key 'error' as well, and the others go on.
     """
-    with verb(debug=debug):
+    with verb(debug=debug), without_pandas():
         # Reading starts while torch is still being loaded.
         lines = _in_background(sys.stdin)
-        from distilbatch.config.load import parse_options  # noqa: PLC0415
-        from distilbatch.engine.annotator import Annotator  # noqa: PLC0415
+        with quick_imports():
+            from distilbatch.config.load import parse_options  # noqa: PLC0415
+            from distilbatch.engine.annotator import Annotator  # noqa: PLC0415
 
         chosen = parse_options(options or ())
         if taken := sorted(chosen.keys() & _NO_OPTIONS):
             raise ConfigError(f"-o {taken[0]}", expected=f"an option of {task}", found="a setting of the program")
-        annotator = Annotator(task, model=model, device=device, precision=precision, text_column=text_column, **chosen)
+        annotator = Annotator(
+            task,
+            model=model,
+            revision=revision,
+            device=device,
+            precision=precision,
+            text_column=text_column,
+            **chosen,
+        )
         for batch in _batches(lines):
-            show_text("".join(_annotated(annotator, [_parse(line, text_column) for line in batch])))
+            if not show_text("".join(_annotated(annotator, [_parse(line, text_column) for line in batch]))):
+                return  # the reader has seen enough; the stream may never end
 
 
 def _in_background(stream: TextIO) -> queue.Queue[str | None]:

@@ -16,6 +16,7 @@ from distilbatch.cli.failures import verb
 from distilbatch.cli.interrupts import call_interruptibly
 from distilbatch.cli.options import AsJson, Configs, Day, Debug, Limit, Overrides
 from distilbatch.cli.tables import plan_tables, run_tables
+from distilbatch.startup import quick_imports
 
 if TYPE_CHECKING:
     from distilbatch.engine.summary import RunReport
@@ -54,8 +55,9 @@ def plan(
 ) -> None:
     """Tell what a run would do: rows, shards, tokens, bytes, time. Writes nothing."""
     with verb(debug=debug):
-        from distilbatch.config import load_config_files  # noqa: PLC0415
-        from distilbatch.engine.forecast import plan as plan_run  # noqa: PLC0415
+        with quick_imports():
+            from distilbatch.config import load_config_files  # noqa: PLC0415
+            from distilbatch.engine.forecast import plan as plan_run  # noqa: PLC0415
 
         config = load_config_files(configs, overrides=overrides or ())
         report = plan_run(config, day=day, limit=limit, forecast=forecast)
@@ -69,9 +71,10 @@ def _run(configs: Sequence[str], *, day: str | None, limit: int | None, override
     stop, planned = threading.Event(), threading.Event()
 
     def work() -> RunReport:
-        from distilbatch.cli.progress import reporting  # noqa: PLC0415
-        from distilbatch.config import load_config_files  # noqa: PLC0415
-        from distilbatch.engine.driver import Driver, resolve_run  # noqa: PLC0415
+        with quick_imports():
+            from distilbatch.cli.progress import reporting  # noqa: PLC0415
+            from distilbatch.config import load_config_files  # noqa: PLC0415
+            from distilbatch.engine.driver import Driver, resolve_run  # noqa: PLC0415
 
         config = load_config_files(configs, overrides=overrides)
         job = resolve_run(config, day=day, limit=limit)

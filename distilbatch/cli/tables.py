@@ -45,7 +45,10 @@ def _run_facts(report: RunReport) -> Iterable[tuple[str, str]]:
         yield "speed", f"{report.rows_per_s:,.1f} docs/s"
     elif not report.num_rows:
         yield "", "no new input: there was nothing to label"
-    yield "tokens", f"{report.tokens:,}"
+    repeated = f" ({report.documents_repeated:,} repeated documents computed once)" if report.documents_repeated else ""
+    yield "tokens", f"{report.tokens:,}{repeated}"
+    if report.precision is not None:
+        yield "precision", f"{report.precision['precision']}: {report.precision['basis']}"
     yield "files", f"{report.num_files:,}"
 
 
@@ -75,6 +78,8 @@ def _plan_facts(report: PlanReport) -> Iterable[tuple[str, str]]:
     yield "source files", f"{report.files:,} ({size(report.source_bytes)}, text {size(report.text_bytes)})"
     yield "rows", f"{report.rows:,}" + _left(report.rows_left, report.rows)
     yield "shards", f"{report.shards:,}" + _left(report.shards_left, report.shards)
+    for name, source in report.model_sources.items():
+        yield f"model of {name}", source
     if report.rows_claimed:
         yield "labelled by other runs", f"{report.rows_claimed:,} rows"
     yield "files to write", f"{report.output_files:,}" + ("" if report.output_files_exact else " or more")

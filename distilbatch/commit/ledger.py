@@ -13,6 +13,7 @@ from distilbatch.commit.records import (
     DeathRecord,
     DoneRecord,
     PlanRecord,
+    PrecisionRecord,
     PublishedFile,
     RecordT,
     ShardRecord,
@@ -64,6 +65,14 @@ class RunLedger:
             The plan that won, this one or an earlier one.
         """
         return self._create(PlanRecord, self.layout.plan, plan)
+
+    def precision(self) -> PrecisionRecord | None:
+        """The precision of the run, once it is chosen."""
+        return self._read(PrecisionRecord, self.layout.precision)
+
+    def choose_precision(self, record: PrecisionRecord) -> PrecisionRecord:
+        """Choose what all attempts compute in, unless an earlier one chose. A crash before this only costs a trial."""
+        return self._create(PrecisionRecord, self.layout.precision, record)
 
     def recorded(self) -> set[int]:
         """Indices of the shards that are committed, from one listing; a hint, not a decision."""

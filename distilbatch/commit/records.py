@@ -81,7 +81,7 @@ class PlanRecord(_Record):
 
     ``fragments`` are the pinned inputs, ``source_schema`` the columns and types they are read with (an Arrow schema
     message in Base64; files that come later may widen the source's own), ``shards`` the row ranges to label,
-    ``semantic`` the settings that change results.
+    ``semantic`` the settings that change results; ``model_sources`` notes hub id and commit of models from the hub.
     """
 
     format: Literal[1] = 1
@@ -90,6 +90,7 @@ class PlanRecord(_Record):
     source_root: str
     source_schema: str
     model_fingerprints: dict[str, Digest]
+    model_sources: dict[str, str] = {}
     semantic: dict[str, Any]
     fragments: tuple[Fragment, ...]
     shards: tuple[Shard, ...]
@@ -130,8 +131,8 @@ class PlanRecord(_Record):
 
     @property
     def plan_id(self) -> str:
-        """sha256 over everything that defines the work; the library's version is only noted."""
-        content = self.model_dump(mode="json", exclude={"version", "bad_files"})
+        """sha256 over everything that defines the work; where models came from, for one, is only noted."""
+        content = self.model_dump(mode="json", exclude={"version", "bad_files", "model_sources"})
         return fingerprint(content)
 
     @property
@@ -154,6 +155,21 @@ class ClaimRecord(_Record):
     """Entry of a job's chain: this window labels these rows. Holds the plan, so a crash before K2 loses nothing."""
 
     plan: PlanRecord
+
+
+class PrecisionRecord(_Record):
+    """What every attempt of a run computes in, and why: chosen once, so that a resume does not choose anew.
+
+    ``agreement`` is the share of ``sample_rows`` sampled rows with the labels of float32 by precision, and
+    ``rows_per_s`` the speed of the models alone; ``precision`` is ``auto`` where each worker decides by its device.
+    """
+
+    plan_id: Digest
+    precision: Name
+    basis: str
+    sample_rows: Count = 0
+    agreement: dict[str, float] = {}
+    rows_per_s: dict[str, float] = {}
 
 
 class OwnerRecord(_Record):

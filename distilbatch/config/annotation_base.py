@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
-from distilbatch.config.fields import Identifier, Number, PathText, Section, refused
+from pydantic import model_validator
+from typing_extensions import Self
+
+from distilbatch.config.fields import Identifier, Number, PathText, Revision, Section, refused
 from distilbatch.errors import ConfigError
 
-__all__ = ["MODEL_REMEDY", "AnnotationSection", "Share", "Stride", "TopK", "refuse_stride"]
+__all__ = ["MODEL_REMEDY", "AnnotationSection", "Reduction", "Share", "Stride", "TopK"]
 
-MODEL_REMEDY = "name its folder in models.{0}, or as 'model' of the annotation"
+MODEL_REMEDY = "name its folder or hub id in models.{0}, or as 'model' of the annotation"
 
 TopK = Annotated[int, Number(minimum=1)]
 Stride = Annotated[int, Number(minimum=0)]
+Reduction = Literal["mean", "max", "length_weighted", "first"]
 Share = Annotated[float, Number(minimum=0, maximum=1, whole=False)]
 
 
@@ -21,9 +25,14 @@ class AnnotationSection(Section):
 
     Args:
         name: Name of the output column.
-        model: Folder of the checkpoint. A pipeline may leave it to the config's ``models``.
+        task: What is computed.
+        model: Folder of the checkpoint, or a hub id such as ``org/name``. A pipeline may leave it to the config's
+            ``models``.
+        revision: Branch, tag or commit of a hub id; None takes ``main``. Only a commit never moves.
         max_length: Longest text in tokens, special tokens included; None takes the model's limit, at most 512.
-        stride: Tokens that neighbouring text windows of a long document share; None reads its beginning only.
+        stride: Tokens that neighbouring text windows of a long document share; None reads its beginning only. Of
+            two texts the main one is read in windows, beside the beginning of the other: at most half of the room,
+            unless the main text needs less.
 
     Raises:
         pydantic.ValidationError: An argument is unknown, of the wrong type or out of bounds (a ``ValueError``).
@@ -32,12 +41,19 @@ class AnnotationSection(Section):
     name: Identifier
     task: str
     model: PathText | None = None
+    revision: Revision | None = None
     max_length: Annotated[int, Number(minimum=3)] | None = None
     stride: Stride | None = None
 
+    @model_validator(mode="after")
+    def _check_revision(self) -> Self:
+        if self.revision is not None and self.model is None:
+            raise refused("a revision stands beside its model; name the model here too", at=("revision",))
+        return self
+
     @property
     def checkpoint(self) -> str:
-        """The folder of the checkpoint.
+        """The folder or hub id of the checkpoint.
 
         Raises:
             ConfigError: Neither the annotation nor the config names one.
@@ -66,13 +82,3 @@ class AnnotationSection(Section):
     @property
     def _column_fields(self) -> set[str]:
         return set()
-
-
-def refuse_stride(annotation: AnnotationSection, what: str) -> None:
-    """Refuse text windows for an annotation that reads ``what``.
-
-    Raises:
-        PydanticCustomError: ``stride`` is set.
-    """
-    if annotation.stride is not None:
-        raise refused(f"{what} is not read in text windows; leave 'stride' out: a long one is cut", at=("stride",))

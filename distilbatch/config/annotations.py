@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, model_validator
 from typing_extensions import Self, override
 
-from distilbatch.config.annotation_base import AnnotationSection, Share, Stride, TopK, refuse_stride
+from distilbatch.config.annotation_base import AnnotationSection, Reduction, Share, Stride, TopK
 from distilbatch.config.fields import ColumnName, refused, repeated_name
 
 __all__ = [
@@ -41,14 +41,8 @@ class TextClassification(AnnotationSection):
     function_to_apply: Literal["none", "softmax", "sigmoid"] | None = None
     threshold: Share | None = None
     text_pair: ColumnName | None = None
-    reduction: Literal["mean", "max", "length_weighted", "first"] = "mean"
+    reduction: Reduction = "mean"
     evidence: bool = False
-
-    @model_validator(mode="after")
-    def _check_pair(self) -> Self:
-        if self.text_pair is not None:
-            refuse_stride(self, "a pair of texts")
-        return self
 
     @override
     def columns(self, text: str) -> tuple[tuple[str, str], ...]:
@@ -160,15 +154,12 @@ class MultipleChoice(AnnotationSection):
 
     Args:
         choices: Columns with one choice each, or one column with a list of choices.
+        reduction: How the scores of a prompt's text windows become one.
     """
 
     task: Literal["multiple-choice"] = "multiple-choice"
     choices: Annotated[tuple[ColumnName, ...], Field(min_length=1)]
-
-    @model_validator(mode="after")
-    def _check_stride(self) -> Self:
-        refuse_stride(self, "a prompt with its choices")
-        return self
+    reduction: Reduction = "mean"
 
     @override
     def columns(self, text: str) -> tuple[tuple[str, str], ...]:
@@ -210,12 +201,16 @@ class ZeroShotClassification(AnnotationSection):
         candidate_labels: The labels.
         hypothesis_template: Sentence with ``{}`` in the place of a label.
         multi_label: Whether labels are judged one by one.
+        reduction: How the scores of a document's text windows become one.
+        evidence: Whether to list each window with its label, score and place.
     """
 
     task: Literal["zero-shot-classification"] = "zero-shot-classification"
     candidate_labels: Annotated[tuple[str, ...], Field(min_length=1)]
     hypothesis_template: str = "This example is {}."
     multi_label: bool = False
+    reduction: Reduction = "mean"
+    evidence: bool = False
 
     @model_validator(mode="after")
     def _check_hypotheses(self) -> Self:
@@ -228,7 +223,6 @@ class ZeroShotClassification(AnnotationSection):
                 raise refused("expected a label, found only blanks", at=("candidate_labels", index))
         if (twice := repeated_name(self.candidate_labels)) is not None:
             raise refused(f"'{self.candidate_labels[twice]}' is listed twice", at=("candidate_labels", twice))
-        refuse_stride(self, "a text with a hypothesis")
         return self
 
 

@@ -12,14 +12,17 @@ __all__ = ["Engine"]
 
 
 class Engine(Section):
-    """How the work is executed. None of it but ``precision`` can change a result.
+    """How the work is executed. None of it but the precision can change a result.
 
     Both types take every key, so that one config serves both (``-s engine.type=local``).
 
     Args:
         type: ``local`` is one process without Ray; ``ray`` an actor for each device slot of a cluster.
         device: Where the model runs; ``auto`` takes a GPU where there is one.
-        precision: Number format of the forward pass; ``auto`` takes what suits the device.
+        precision: Number format of the forward pass. ``auto`` tries the fast ones on a sample of the job's documents
+            and takes the fastest that gives the labels of float32; see ``min_agreement``.
+        min_agreement: Least share of sampled rows that must keep the labels of float32: 0.999 where ``precision`` is
+            ``auto``. Set, it is asked of any other precision too, and the job is refused below it.
         max_batch_tokens: Tokens of a token batch, at most; ``auto`` takes what suits the device, on a GPU what its
             free memory holds.
         sort_buffer_rows: Documents that are sorted by length together; also a bound on memory.
@@ -37,6 +40,7 @@ class Engine(Section):
     type: Literal["local", "ray"] = "local"
     device: Device = "auto"
     precision: Literal["auto", "float32", "bfloat16", "float16", "int8"] = "auto"
+    min_agreement: Annotated[float, Number(minimum=0, maximum=1, whole=False)] | None = None
     max_batch_tokens: Annotated[int | Literal["auto"], Number(minimum=16, auto=True)] = "auto"
     sort_buffer_rows: Annotated[int, Number(minimum=1)] = 4096
     shard_rows: AutoInt = "auto"

@@ -20,7 +20,9 @@ from pydantic import (
 )
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema, PydanticCustomError, core_schema
+from typing_extensions import override
 
+from distilbatch.config.descriptions import describe_keys
 from distilbatch.config.templates import template_problem
 
 __all__ = [
@@ -33,10 +35,12 @@ __all__ = [
     "JobName",
     "Number",
     "PathText",
+    "Revision",
     "Section",
     "TemplatedPath",
     "TimezoneName",
     "expected",
+    "plain_path",
     "refused",
     "repeated_name",
 ]
@@ -67,6 +71,16 @@ class Section(BaseModel):
     """A mapping with a fixed set of keys; immutable."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
+
+    @classmethod
+    @override
+    def __get_pydantic_json_schema__(cls, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        section = handler.resolve_ref_schema(handler(schema))
+        section["description"] = str(section.get("description", "")).partition("\n\n")[0]
+        for name, text in describe_keys(cls).items():
+            if name in section["properties"]:
+                section["properties"][name]["description"] = text
+        return section
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,6 +180,15 @@ class _Matching:
         return value
 
 
+def plain_path(value: str) -> str:
+    """Return a path, or the like, that is written out.
+
+    Raises:
+        PydanticCustomError: It is empty, holds a null character or a template.
+    """
+    return _no_template(_path_text(value))
+
+
 def _path_text(value: str) -> str:
     if not value or "\0" in value:
         raise expected("a path")
@@ -216,6 +239,7 @@ Device = Annotated[
 ]
 Identifier = Annotated[str, AfterValidator(_Matching(r"[A-Za-z][A-Za-z0-9_]{0,63}", _IDENTIFIER))]
 JobName = Annotated[str, AfterValidator(_Matching(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", _NAME))]
-PathText = Annotated[str, BeforeValidator(_fspath), AfterValidator(_path_text), AfterValidator(_no_template)]
+PathText = Annotated[str, BeforeValidator(_fspath), AfterValidator(plain_path)]
+Revision = Annotated[str, AfterValidator(_Matching(r"[A-Za-z0-9][A-Za-z0-9._/+@-]{0,254}", "a branch, tag or commit"))]
 TemplatedPath = Annotated[str, BeforeValidator(_fspath), AfterValidator(_path_text), AfterValidator(_template)]
 TimezoneName = Annotated[str, AfterValidator(_timezone)]

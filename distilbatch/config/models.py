@@ -6,26 +6,83 @@ Relative paths are relative to the working directory of the run, as on any comma
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from os import PathLike, fspath
 from typing import Annotated, Any, Literal, Protocol
 
-from pydantic import BeforeValidator, Field, ValidationInfo, field_validator
+from pydantic import (
+    BeforeValidator,
+    Field,
+    GetJsonSchemaHandler,
+    ValidationInfo,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import CoreSchema
+from typing_extensions import override
 
 from distilbatch.config.annotation_base import MODEL_REMEDY
 from distilbatch.config.annotations import Annotation, WrittenAnnotation
 from distilbatch.config.engines import Engine
-from distilbatch.config.fields import JobName, PathText, Section, TimezoneName, expected, refused, repeated_name
+from distilbatch.config.fields import (
+    JobName,
+    PathText,
+    Revision,
+    Section,
+    TimezoneName,
+    expected,
+    plain_path,
+    refused,
+    repeated_name,
+)
 from distilbatch.config.tables import Sink, Source
 from distilbatch.errors import ConfigError
 from distilbatch.fingerprint import stringify_floats
 
-__all__ = ["Config", "DeclaresAnnotations", "Job"]
+__all__ = ["ChosenModel", "Config", "DeclaresAnnotations", "Job"]
 
 
 class Job(Section):
-    """Who runs: the name under which runs are recorded, and whose calendar ``--date`` follows."""
+    """Who runs.
+
+    Args:
+        name: The name under which runs are recorded.
+        timezone: Whose calendar ``--date`` follows.
+    """
 
     name: JobName = "job"
     timezone: TimezoneName = "UTC"
+
+
+class ChosenModel(Section):
+    """The model of an annotation; a text stands for ``{model: text}``.
+
+    Args:
+        model: Folder of the checkpoint, or a hub id such as ``org/name``.
+        revision: Branch, tag or commit of a hub id; None takes ``main``. Only a commit never moves.
+    """
+
+    model: PathText
+    revision: Revision | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _read_text(cls, value: object) -> object:
+        if isinstance(value, (str, PathLike)):
+            return {"model": plain_path(fspath(value))}
+        if not isinstance(value, (Mapping, cls)):
+            raise expected("a folder, a hub id, or a mapping with 'model' and 'revision'")
+        return value
+
+    @model_serializer
+    def _to_text(self) -> str | dict[str, str]:
+        return self.model if self.revision is None else {"model": self.model, "revision": self.revision}
+
+    @classmethod
+    @override
+    def __get_pydantic_json_schema__(cls, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        return {"anyOf": [{"type": "string"}, super().__get_pydantic_json_schema__(schema, handler)]}
 
 
 def _refuse_true(value: object) -> object:
@@ -51,7 +108,8 @@ class Config(Section):
         source: The table of documents.
         annotate: The annotations, in the order of the output columns.
         pipeline: Path of a Python file that declares them instead.
-        models: Checkpoint folders by annotation name; they win over what annotations say.
+        models: By annotation name, the checkpoint: a folder, a hub id, or ``{model: org/name, revision: v1}``; it
+            takes the place of model and revision of the annotation.
         sink: The table of predictions.
         engine: How the work is executed; ``local`` when no type is given.
     """
@@ -61,7 +119,7 @@ class Config(Section):
     source: Source
     annotate: tuple[WrittenAnnotation, ...] = ()
     pipeline: PathText | None = Field(default=None, validate_default=True)
-    models: dict[str, PathText] = Field(default={}, validate_default=True)
+    models: dict[str, ChosenModel] = Field(default={}, validate_default=True)
     sink: Sink
     engine: Engine = Engine()
 
@@ -87,7 +145,7 @@ class Config(Section):
 
     @field_validator("models")
     @classmethod
-    def _check_models(cls, models: dict[str, str], info: ValidationInfo) -> dict[str, str]:
+    def _check_models(cls, models: dict[str, ChosenModel], info: ValidationInfo) -> dict[str, ChosenModel]:
         annotate = info.data.get("annotate")
         if annotate and (problem := _models_problem(annotate, models)):
             raise refused(problem)
@@ -103,7 +161,7 @@ class Config(Section):
         return sink
 
     def annotations(self, pipeline: DeclaresAnnotations | None = None) -> tuple[Annotation, ...]:
-        """Return the annotations to compute, each with its checkpoint folder: ``item.checkpoint`` never fails.
+        """Return the annotations to compute, each with its checkpoint: ``item.checkpoint`` never fails.
 
         Args:
             pipeline: What the file in ``self.pipeline`` declares; None when the config spells annotations out.
@@ -120,7 +178,10 @@ class Config(Section):
         for item in declared:
             if item.name in self.sink.passthrough:
                 raise ConfigError(f"sink.passthrough: {_collision(item.name)}")
-        return tuple(item.model_copy(update={"model": self.models.get(item.name, item.model)}) for item in declared)
+        return tuple(
+            item.model_copy(update=dict(self.models[item.name])) if item.name in self.models else item
+            for item in declared
+        )
 
     def semantic(self, annotations: Sequence[Annotation] | None = None, *, hooks: str | None = None) -> dict[str, Any]:
         """Return the settings that change results, as JSON without floats: what the fingerprint of a run covers.
@@ -137,7 +198,7 @@ class Config(Section):
             "columns": self.source.columns.model_dump(),
             "partitioning": self.source.partitioning,
             "max_doc_bytes": self.source.max_doc_bytes,
-            "annotate": [item.model_dump(exclude={"model"}) for item in chosen],
+            "annotate": [item.model_dump(exclude={"model", "revision"}) for item in chosen],
             "passthrough": list(self.sink.passthrough),
             "partition_by": list(self.sink.partition_by),
             "precision": self.engine.precision,
@@ -147,7 +208,7 @@ class Config(Section):
         return stringified
 
 
-def _models_problem(annotate: Sequence[Annotation], models: Mapping[str, str]) -> str:
+def _models_problem(annotate: Sequence[Annotation], models: Mapping[str, ChosenModel]) -> str:
     names = [item.name for item in annotate]
     for name in models:
         if name not in names:

@@ -14,7 +14,11 @@ RESERVED_COLUMN = "_row"  # distilbatch.schema.ROW, which this module cannot imp
 
 
 class Columns(Section):
-    """The columns of the source that are read for the model."""
+    """The columns of the source that are read for the model.
+
+    Args:
+        text: The column with the main text.
+    """
 
     text: ColumnName = "text"
 
@@ -23,6 +27,7 @@ class ParquetSource(Section):
     """Parquet files below a folder.
 
     Args:
+        type: The kind of table.
         path: The folder, or one file.
         columns: Where the text is.
         partitioning: ``hive`` reads columns from folder names such as ``registry=npm``.
@@ -44,6 +49,7 @@ class ParquetSink(Section):
     """Parquet files below a folder: one row out for each row in.
 
     Args:
+        type: The kind of table.
         path: The folder; made when missing.
         passthrough: Columns of the source that are copied to the output, in this order.
         partition_by: Columns among them that become folders such as ``registry=npm``.

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping, Sequence
+from numbers import Number
 from pathlib import Path
-from typing import Any, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
 import numpy as np
-import pandas as pd
 import pyarrow as pa
 from pydantic import ValidationError
 
@@ -15,10 +16,15 @@ from distilbatch import schema
 from distilbatch.config import Annotation, AnnotationSection
 from distilbatch.config.problems import key_text, problems_of
 from distilbatch.engine.heads import Heads, row_array
-from distilbatch.engine.job import head_spec
+from distilbatch.engine.resolution import head_spec
 from distilbatch.engine.spec import DeviceSpec
 from distilbatch.errors import ConfigError
+from distilbatch.model.source import locate_named
 from distilbatch.tokenization.text import DEFAULT_MAX_DOC_BYTES
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from typing_extensions import TypeIs
 
 _BUFFER_ROWS = 4096
 _CLASSES: dict[str, type[AnnotationSection]] = {
@@ -31,7 +37,8 @@ class Annotator:
 
     Args:
         task: ``text-classification``, or another task as in a config.
-        model: The checkpoint folder.
+        model: The checkpoint folder, or a hub id; a ``Path`` is always a folder.
+        revision: Branch, tag or commit of a hub id; None takes ``main``.
         precision: auto, float32, bfloat16, float16 or int8.
         device: auto, cpu, cuda or cuda:N.
         name: Name of the output column; in pandas its fields become columns ``<name>_label`` and so on.
@@ -41,15 +48,16 @@ class Annotator:
 
     Raises:
         ConfigError: An argument is wrong.
-        CheckpointError: The folder is not a DistilBERT checkpoint with the head that the task needs.
+        CheckpointError: The model cannot be had, or is not a DistilBERT checkpoint with the head that the task needs.
         SetupError: The device or precision is not usable here.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - what a config says of an annotation and its engine
         self,
         task: str = "text-classification",
         *,
         model: str | Path,
+        revision: str | None = None,
         precision: str = "auto",
         device: str = "auto",
         name: str = "prediction",
@@ -57,9 +65,9 @@ class Annotator:
         max_batch_tokens: int | None = None,
         **options: Any,  # noqa: ANN401 - checked by the task's annotation class
     ) -> None:
-        annotation = _annotation(task, {"name": name, "model": str(model), **options})
+        annotation = _annotation(task, {"name": name, "model": str(model), "revision": revision, **options})
         spec = DeviceSpec(device=device, precision=precision, max_batch_tokens=max_batch_tokens)
-        head = head_spec(annotation, text_column)
+        head = head_spec(annotation, text_column, locate_named(model, revision=revision))
         self._name = name
         self._text_column = text_column
         self._columns = list(dict.fromkeys(column for _, column in head.columns))
@@ -87,7 +95,7 @@ class Annotator:
             return pa.RecordBatch.from_arrays(columns, schema=table.schema)
         if isinstance(documents, pa.Table):
             return self._table(documents, renamed)
-        if isinstance(documents, pd.DataFrame):
+        if _is_frame(documents):
             return self._frame(documents, renamed)
         if isinstance(documents, (str, bytes, Mapping)) or not isinstance(documents, Sequence):
             raise ConfigError(
@@ -152,7 +160,7 @@ class Annotator:
         fields = [field.name for field in kind] if pa.types.is_struct(kind) else []
         status = f"{self._name}_{schema.STATUS}"
         self._check_columns(list(frame.columns), renamed, added=[*(_flat(self._name, fields)), status])
-        columns = {name: _column(frame[renamed.get(name, name)].tolist(), name) for name in self._columns}
+        columns = {name: _frame_column(frame[renamed.get(name, name)], name) for name in self._columns}
         results = self._annotate(columns)
         flat = results.flatten()
         added = {f"{self._name}_{field}": flat.column(f"{self._name}.{field}").to_pylist() for field in fields} or {
@@ -201,9 +209,28 @@ def _flat(name: str, fields: Sequence[str]) -> list[str]:
     return [f"{name}_{field}" for field in fields] or [name]
 
 
-def _column(values: Sequence[Any], name: str) -> pa.ChunkedArray:
+def _is_frame(documents: object) -> TypeIs[pd.DataFrame]:
+    pandas = sys.modules.get("pandas")  # who has a frame has loaded it, which takes half a second
+    return pandas is not None and isinstance(documents, pandas.DataFrame)
+
+
+def _frame_column(series: pd.Series[Any], name: str) -> pa.ChunkedArray:
     # pandas marks a missing text as NaN, NA or NaT.
-    return _values([None if pd.api.types.is_scalar(value) and pd.isna(value) else value for value in values], name)
+    missing = series.isna().tolist()
+    return _values([None if gone else value for value, gone in zip(series.tolist(), missing, strict=True)], name)
+
+
+def _column(values: Sequence[Any], name: str) -> pa.ChunkedArray:
+    return _values([None if _is_missing(value) else value for value in values], name)
+
+
+def _is_missing(value: Any) -> bool:  # noqa: ANN401 - any value
+    if isinstance(value, (str, list, tuple, np.ndarray)):
+        return False
+    pandas = sys.modules.get("pandas")  # without it there are no NA and NaT of its own
+    if pandas is not None:
+        return bool(pandas.api.types.is_scalar(value) and pandas.isna(value))
+    return value is None or (isinstance(value, Number) and value != value)  # noqa: PLR0124 - NaN
 
 
 def _values(values: Sequence[Any], name: str) -> pa.ChunkedArray:

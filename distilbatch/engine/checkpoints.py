@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from distilbatch.engine.spec import HeadSpec
 from distilbatch.errors import CheckpointError
 from distilbatch.model.configuration import CONFIG_FILE, DistilBertConfig
@@ -19,9 +21,21 @@ def check_head(head: HeadSpec) -> None:
             f"annotation {head.name!r}: model {str(head.model)!r}",
             expected="a checkpoint folder",
             found="no such folder",
-            remedy="give the folder, or make one with distilbatch convert or distilbatch demo",
+            remedy="give the folder, or make one with distilbatch convert or distilbatch demo; a hub id is org/name",
         )
-    architectures = DistilBertConfig.from_file(head.model / CONFIG_FILE).architectures
+    refuse_other_head(head, DistilBertConfig.from_file(head.model / CONFIG_FILE).architectures)
+
+
+def refuse_other_head(head: HeadSpec, architectures: Sequence[str]) -> None:
+    """Refuse a checkpoint whose head is not the one its task needs.
+
+    Args:
+        head: The annotation.
+        architectures: Model classes of the checkpoint; none where they are not known.
+
+    Raises:
+        CheckpointError: It has another head.
+    """
     wanted = TASK_HEADS[head.task]
     if architectures and wanted not in {*architectures, ENCODER}:
         able = [task for name in architectures for task in tasks_of(name)]

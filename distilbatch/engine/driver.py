@@ -13,7 +13,6 @@ from pathlib import Path
 
 from typing_extensions import override
 
-from distilbatch import __version__
 from distilbatch.commit.claims import ClaimChain
 from distilbatch.commit.ledger import RunLedger
 from distilbatch.commit.ownership import Ownership
@@ -23,9 +22,10 @@ from distilbatch.config import Config, load_config, resolve_date, today_in
 from distilbatch.engine import planning
 from distilbatch.engine.dead_letter import write_dead_letter
 from distilbatch.engine.executor import Executor
+from distilbatch.engine.executors import executor_for
 from distilbatch.engine.failures import Failures
-from distilbatch.engine.job import Job, model_fingerprint, resolve_job
-from distilbatch.engine.local import LocalExecutor
+from distilbatch.engine.job import Job, resolve_job, worker_spec
+from distilbatch.engine.settle import settle_precision
 from distilbatch.engine.spec import PoolEvent, ShardFailure, ShardTask, WorkerSpec
 from distilbatch.engine.summary import RunReport, summarize, to_metrics
 from distilbatch.errors import BusyError, InterruptedRunError
@@ -217,7 +217,8 @@ class Driver:
             planning.refuse_changed_files(plan, self._list_source(job), fragments)
         crashing = ledger.crashing_rows(plan)
         tasks = [ShardTask(shard, plan.fragments[shard.fragment], crashing.get(shard.index, ())) for shard in todo]
-        executor = self._make_executor(job, worker_spec(job, plan))
+        precision = settle_precision(job, plan, ledger, stop=self._stop)
+        executor = self._make_executor(job, worker_spec(job, plan, precision=precision))
         rows, failures = 0, Failures(job.run_key)
         for outcome in executor.run(tasks, stop=_WindowStop(self._stop)):
             if isinstance(outcome, PoolEvent):
@@ -258,41 +259,3 @@ class _WindowStop(threading.Event):
     @override
     def is_set(self) -> bool:
         return super().is_set() or self._run.is_set()
-
-
-def worker_spec(job: Job, plan: PlanRecord) -> WorkerSpec:
-    """Turn a config into a worker's plain arguments."""
-    source, sink, engine = job.config.source, job.config.sink, job.config.engine
-    return WorkerSpec(
-        source_root=job.source_root.absolute(),
-        source_schema=plan.schema,
-        text_column=source.columns.text,
-        max_doc_bytes=source.max_doc_bytes,
-        error_rows=source.on_bad_file == "quarantine",
-        passthrough=sink.passthrough,
-        heads=tuple(replace(head, model=head.model.absolute()) for head in job.heads),
-        pipeline=Path(job.config.pipeline).absolute() if job.config.pipeline else None,
-        device=job.device,
-        sort_buffer_rows=engine.sort_buffer_rows,
-        layout=replace(job.layout, root=job.layout.root.absolute()),
-        partition_by=sink.partition_by,
-        compression=sink.compression,
-        compression_level=sink.compression_level,
-        row_group_rows=sink.row_group_rows,
-        footer={
-            "version": __version__,
-            "run_key": plan.run_key,
-            "plan_id": plan.plan_id,
-            "model_fingerprint": model_fingerprint(job),
-        },
-    )
-
-
-def executor_for(job: Job, spec: WorkerSpec) -> Executor:
-    """The executor that ``engine.type`` names."""
-    if job.config.engine.type == "ray":
-        # Ray takes a second to import, and local runs need none of it.
-        from distilbatch.engine.actors import RayExecutor  # noqa: PLC0415
-
-        return RayExecutor(spec, job.config.engine)
-    return LocalExecutor(spec)

@@ -4,26 +4,22 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pyarrow as pa
 
 from distilbatch.commit.records import PlanRecord
 from distilbatch.engine.heads import Heads, count_rows
-from distilbatch.engine.hooks import run_hook
-from distilbatch.engine.job import Job
-from distilbatch.engine.spec import DeviceSpec
+from distilbatch.engine.job import Job, worker_spec
+from distilbatch.engine.sampling import choose_shards, read_sample
+from distilbatch.engine.spec import DeviceSpec, ShardTask
 from distilbatch.errors import SetupError
 from distilbatch.inference.precision import resolve_device, resolve_precision
-from distilbatch.pipeline import load_pipeline
 from distilbatch.records import Shard
 from distilbatch.source.listing import Listing
-from distilbatch.source.reader import read_shard
 
 MAX_SAMPLE_ROWS = 512
-MAX_SAMPLE_SHARDS = 8
 MAX_SAMPLE_BYTES = 16 << 20
 MEASURE_S = 3.0
 _FIRST_DOCUMENTS = 4
@@ -83,11 +79,12 @@ def estimate_work(
         device=device or DeviceSpec(device="cpu", precision="float32"),
         max_doc_bytes=job.config.source.max_doc_bytes,
     )
-    count = min(len(shards), MAX_SAMPLE_SHARDS)
-    chosen = [shards[(2 * i + 1) * len(shards) // (2 * count)] for i in range(count)]
+    chosen = choose_shards(shards)
+    count, max_rows = len(chosen), -(-MAX_SAMPLE_ROWS // len(chosen))
+    spec = replace(worker_spec(job, plan), source_schema=listing.schema)
     sample = _Sample(heads)
     for shard in chosen:
-        sample.read(_batches(job, plan, shard, listing, max_rows=-(-MAX_SAMPLE_ROWS // count)), share=count)
+        sample.read(read_sample(spec, ShardTask(shard, plan.fragments[shard.fragment]), max_rows), share=count)
     basis = f"a sample of {sample.rows} rows from {count} of {len(shards)} shards"
     speed = _measure(heads, sample.table) if device is not None else None
     if speed:
@@ -116,23 +113,6 @@ def _usable_device(job: Job) -> tuple[DeviceSpec | None, str]:
     except SetupError as error:
         return None, str(error)
     return job.device, ""
-
-
-def _batches(job: Job, plan: PlanRecord, shard: Shard, listing: Listing, *, max_rows: int) -> Iterator[pa.RecordBatch]:
-    """A shard's first rows, as the tokenizer would get them."""
-    text_column = job.config.source.columns.text
-    pipeline = load_pipeline(Path(job.config.pipeline)) if job.config.pipeline else None
-    batches = read_shard(
-        job.source_root,
-        plan.fragments[shard.fragment],
-        shard.row_start,
-        min(shard.row_stop, shard.row_start + max_rows),
-        schema=listing.schema,
-        text_column=text_column,
-        on_bad_rows="error-rows" if job.config.source.on_bad_file == "quarantine" else "fail",
-    )
-    for item in batches:
-        yield run_hook("before", pipeline.before if pipeline else None, item.batch, must_have=text_column)
 
 
 class _Sample:

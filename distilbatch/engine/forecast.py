@@ -45,6 +45,7 @@ class PlanReport:
         output_files: Files that will be published for all its shards.
         output_files_exact: False when ``partition_by`` may split shards: then there are at least so many.
         model_fingerprints: Identity of each annotation's checkpoint.
+        model_sources: Hub id and commit of each annotation whose model comes from the hub.
         bad_files: Unreadable source files that are left out, with the reason.
         changed_files: Planned files that have changed or are gone: the run would refuse to go on.
         unfinished: Earlier runs of the job that a run finishes first.
@@ -65,6 +66,7 @@ class PlanReport:
     output_files: int
     output_files_exact: bool
     model_fingerprints: dict[str, str]
+    model_sources: dict[str, str]
     bad_files: tuple[str, ...]
     changed_files: tuple[str, ...]
     unfinished: tuple[str, ...]
@@ -141,6 +143,7 @@ def _report(
         # A partition key of the source has one value in a file, hence in a shard.
         output_files_exact=all(partition_by <= dict(fragment.partition).keys() for fragment in planned.fragments),
         model_fingerprints=dict(job.model_fingerprints),
+        model_sources=job.model_sources,
         bad_files=tuple(f"{bad.path}: {bad.reason}" for bad in planned.bad_files),
         changed_files=(),
         unfinished=tuple(f"{job.name}/{window}" for window in unfinished),

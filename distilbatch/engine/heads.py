@@ -17,6 +17,7 @@ from distilbatch import schema
 from distilbatch.engine.inputs import BufferTexts, read_inputs, reads_list
 from distilbatch.engine.questions import Question, ask
 from distilbatch.engine.registry import LoadedHead, load_head
+from distilbatch.engine.resolution import at_hand
 from distilbatch.engine.spec import DeviceSpec, HeadSpec
 from distilbatch.errors import CheckpointError
 from distilbatch.fingerprint import fingerprint, sha256_file
@@ -40,6 +41,11 @@ class TokenizedBuffer:
     texts: BufferTexts
     questions: tuple[Question, ...]
 
+    @property
+    def repeated(self) -> int:
+        """Documents that are not computed because another one has the same tokens."""
+        return sum(question.distinct.repeated for question in self.questions)
+
 
 @dataclass(frozen=True, slots=True)
 class AnnotatedBuffer:
@@ -51,7 +57,7 @@ class AnnotatedBuffer:
         errors: B messages; None where there is none.
         num_tokens: ``(B,)`` tokens read for the row, special tokens included: over all its windows, choices or
             labels, for the head that read most.
-        num_windows: ``(B,)`` text windows (documents) of that head.
+        num_windows: ``(B,)`` text windows that head read the row in; those that choices or labels share count once.
         truncated: ``(B,)`` whether text was cut off.
     """
 
@@ -80,7 +86,7 @@ class Heads:
     def __init__(self, specs: Sequence[HeadSpec], *, device: DeviceSpec, max_doc_bytes: int) -> None:
         if device.threads is not None:
             set_threads(device.threads)
-        self.specs = tuple(specs)
+        self.specs = at_hand(specs)
         self.device = resolve_device(device.device)
         self.precision = resolve_precision(device.precision, self.device)
         self._max_doc_bytes = max_doc_bytes
@@ -130,9 +136,9 @@ class Heads:
         return TokenizedBuffer(texts, tuple(questions))
 
     def tokens_to_compute(self, buffer: TokenizedBuffer) -> int:
-        """Tokens that :meth:`predict` will send through encoders."""
+        """Tokens that :meth:`predict` will send through encoders: those of distinct documents, once a trunk."""
         pairs = zip(self._groups, buffer.questions, strict=True)
-        return sum(len(group.trunks) * len(question.tokens.input_ids) for group, question in pairs)
+        return sum(len(group.trunks) * len(question.distinct.tokens.input_ids) for group, question in pairs)
 
     def predict(self, buffer: TokenizedBuffer, *, on_batch: BatchObserver | None = None) -> list[HeadOutput]:
         """Run every head over what it asks.
@@ -146,11 +152,11 @@ class Heads:
         """
         outputs: dict[int, HeadOutput] = {}
         for group, predictors, question in zip(self._groups, self._predictors, buffer.questions, strict=True):
-            rows = question.sequences.rows[question.tokens.sequences]
+            distinct = question.distinct
+            observe = None if on_batch is None else _mapped(on_batch, question)
             for trunk, predictor in zip(group.trunks, predictors, strict=True):
-                observe = None if on_batch is None else _mapped(on_batch, rows)
-                for index, output in zip(trunk, predictor.predict(question.tokens, on_batch=observe), strict=True):
-                    outputs[index] = output
+                for index, output in zip(trunk, predictor.predict(distinct.tokens, on_batch=observe), strict=True):
+                    outputs[index] = distinct.spread(output, self._heads[index].readout.axis)
         return [outputs[index] for index in range(len(self._heads))]
 
     def decode(self, buffer: TokenizedBuffer, outputs: Sequence[HeadOutput]) -> AnnotatedBuffer:
@@ -183,12 +189,20 @@ class _Group:
 
 
 def _group(heads: Sequence[LoadedHead]) -> list[_Group]:
-    grouped: dict[Hashable, dict[str, list[int]]] = {}
+    asking: dict[Hashable, list[int]] = {}
     for index, head in enumerate(heads):
-        trunk = trunk_fingerprint(head.model)
-        grouped.setdefault(_question_key(head), {}).setdefault(trunk, []).append(index)
-    groups = [tuple(tuple(indices) for indices in trunks.values()) for trunks in grouped.values()]
+        asking.setdefault(_question_key(head), []).append(index)
+    groups = [_trunks(heads, indices) for indices in asking.values()]
     return [_Group(trunks, any(heads[index].details for trunk in trunks for index in trunk)) for trunks in groups]
+
+
+def _trunks(heads: Sequence[LoadedHead], indices: Sequence[int]) -> tuple[tuple[int, ...], ...]:
+    if len(indices) == 1:
+        return (tuple(indices),)  # nobody to share with: the weights need not be read once more
+    trunks: dict[str, list[int]] = {}
+    for index in indices:
+        trunks.setdefault(trunk_fingerprint(heads[index].model), []).append(index)
+    return tuple(map(tuple, trunks.values()))
 
 
 def _question_key(head: LoadedHead) -> Hashable:
@@ -209,9 +223,10 @@ def _checked(head: LoadedHead) -> LoadedHead:
     return head
 
 
-def _mapped(on_batch: BatchObserver, rows: NDArray[np.int64]) -> BatchObserver:
-    """Pass the documents of a token batch on as the buffer rows they belong to."""
-    return lambda documents: on_batch(np.unique(rows[documents]))
+def _mapped(on_batch: BatchObserver, question: Question) -> BatchObserver:
+    """Pass distinct documents of a token batch on as all the buffer rows that they stand for."""
+    rows = question.sequences.rows[question.tokens.sequences]
+    return lambda kinds: on_batch(np.unique(rows[question.distinct.members(kinds)]))
 
 
 @dataclass(frozen=True, slots=True)
@@ -231,7 +246,8 @@ def count_rows(buffer: TokenizedBuffer) -> RowCounts:
     for question in buffer.questions:
         rows = question.sequences.rows[question.tokens.sequences]
         tokens = np.bincount(rows, question.tokens.lengths, minlength=num_rows).astype(np.int64)
-        windows = np.bincount(rows, minlength=num_rows)
+        windows = np.zeros(num_rows, dtype=np.int64)
+        np.maximum.at(windows, rows, question.tokens.windows + 1)
         more = tokens > num_tokens
         num_tokens[more], num_windows[more] = tokens[more], windows[more]
         truncated[rows[question.tokens.truncated]] = True

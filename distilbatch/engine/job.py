@@ -3,23 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date
 from pathlib import Path
 from typing import Any
 
 from distilbatch import __version__
 from distilbatch.commit.records import PlanRecord
-from distilbatch.config import AnnotationSection, Config, render
+from distilbatch.config import Config, render
 from distilbatch.engine.checkpoints import check_head
-from distilbatch.engine.spec import DeviceSpec, HeadSpec
+from distilbatch.engine.resolution import resolve_heads
+from distilbatch.engine.spec import DeviceSpec, HeadSpec, WorkerSpec
 from distilbatch.errors import CheckpointError, ConfigError
-from distilbatch.fingerprint import fingerprint, fingerprint_checkpoint
+from distilbatch.fingerprint import canonical_json, fingerprint, fingerprint_checkpoint
 from distilbatch.layout import RunLayout, SinkLayout
 from distilbatch.pipeline import load_pipeline, pipeline_fingerprint
 
 # Raised by hand when tokenization, truncation or decoding changes what comes out for the same settings.
-PROCESSING_VERSION = 1
+PROCESSING_VERSION = 2
 UNDATED_WINDOW = "once"
 
 
@@ -59,6 +60,11 @@ class Job:
     def source_root(self) -> Path:
         """The source's folder or file."""
         return Path(self.config.source.path)
+
+    @property
+    def model_sources(self) -> dict[str, str]:
+        """By output column, hub id and commit of the models that come from the hub, as ``org/name@commit``."""
+        return {head.name: str(head.hub) for head in self.heads if head.hub is not None}
 
     @property
     def sink(self) -> SinkLayout:
@@ -113,8 +119,8 @@ def resolve_job(config: Config, *, day: date | None = None, limit: int | None = 
     hooked = pipeline is not None and (pipeline.before or pipeline.after)
     hooks = pipeline_fingerprint(Path(config.pipeline)) if hooked and config.pipeline else None
     semantic = {"processing": PROCESSING_VERSION, **config.semantic(annotations, hooks=hooks)}
-    heads = tuple(head_spec(annotation, config.source.columns.text) for annotation in annotations)
-    return Job(config, window, limit, heads, _fingerprints(heads), semantic, dated_source)
+    heads, digests = _with_fingerprints(resolve_heads(annotations, config.source.columns.text))
+    return Job(config, window, limit, heads, digests, semantic, dated_source)
 
 
 def new_plan(job: Job, **content: Any) -> PlanRecord:  # noqa: ANN401 - the remaining fields of the record
@@ -124,6 +130,7 @@ def new_plan(job: Job, **content: Any) -> PlanRecord:  # noqa: ANN401 - the rema
         window=job.window,
         source_root=str(job.source_root),
         model_fingerprints=job.model_fingerprints,
+        model_sources=job.model_sources,
         semantic=job.semantic,
         limit=job.limit,
         version=__version__,
@@ -137,7 +144,8 @@ def differences(plan: PlanRecord, job: Job) -> list[str]:
     for name in sorted(plan.model_fingerprints.keys() | job.model_fingerprints.keys()):
         before, now = plan.model_fingerprints.get(name), job.model_fingerprints.get(name)
         if before != now:
-            found.append(f"model of {name!r}: planned {_short(before)}, now {_short(now)}")
+            planned, present = plan.model_sources.get(name), job.model_sources.get(name)
+            found.append(f"model of {name!r}: planned {_model(before, planned)}, now {_model(now, present)}")
     found += _value_differences("", plan.semantic, job.semantic)
     return found
 
@@ -145,6 +153,42 @@ def differences(plan: PlanRecord, job: Job) -> list[str]:
 def model_fingerprint(job: Job) -> str:
     """One digest over the checkpoints of all heads."""
     return fingerprint(job.model_fingerprints)
+
+
+def worker_spec(job: Job, plan: PlanRecord, *, precision: str | None = None) -> WorkerSpec:
+    """Turn a config into a worker's plain arguments.
+
+    Args:
+        job: The job.
+        plan: Its plan.
+        precision: What to compute in, where it is settled; None takes what the config says.
+    """
+    source, sink, engine = job.config.source, job.config.sink, job.config.engine
+    return WorkerSpec(
+        source_root=job.source_root.absolute(),
+        source_schema=plan.schema,
+        text_column=source.columns.text,
+        max_doc_bytes=source.max_doc_bytes,
+        error_rows=source.on_bad_file == "quarantine",
+        passthrough=sink.passthrough,
+        heads=tuple(replace(head, model=head.model.absolute()) for head in job.heads),
+        pipeline=Path(job.config.pipeline).absolute() if job.config.pipeline else None,
+        device=replace(job.device, precision=precision or job.device.precision),
+        sort_buffer_rows=engine.sort_buffer_rows,
+        layout=replace(job.layout, root=job.layout.root.absolute()),
+        partition_by=sink.partition_by,
+        compression=sink.compression,
+        compression_level=sink.compression_level,
+        row_group_rows=sink.row_group_rows,
+        footer={
+            "version": __version__,
+            "run_key": plan.run_key,
+            "plan_id": plan.plan_id,
+            "model_fingerprint": model_fingerprint(job),
+            "precision": precision or job.device.precision,
+            **({"model_sources": canonical_json(plan.model_sources).decode()} if plan.model_sources else {}),
+        },
+    )
 
 
 def _value_differences(path: str, before: Any, now: Any) -> list[str]:  # noqa: ANN401 - JSON values
@@ -161,34 +205,23 @@ def _value_differences(path: str, before: Any, now: Any) -> list[str]:  # noqa: 
     return [] if before == now else [f"{path}: planned {before!r}, now {now!r}"]
 
 
-def _short(digest: str | None) -> str:
-    return "none" if digest is None else digest[:12]
+def _model(digest: str | None, source: str | None) -> str:
+    short = "none" if digest is None else digest[:12]
+    return f"{short} ({source})" if source else short
 
 
 def _number(value: int | str) -> int | None:
     return value if isinstance(value, int) else None
 
 
-def head_spec(annotation: AnnotationSection, text_column: str) -> HeadSpec:
-    """An annotation as plain arguments; ``text_column`` is the source's main text."""
-    return HeadSpec(
-        name=annotation.name,
-        task=annotation.task,
-        model=Path(annotation.checkpoint),
-        columns=annotation.columns(text_column),
-        max_length=annotation.max_length,
-        stride=annotation.window_stride,
-        options=annotation.options(),
-    )
-
-
-def _fingerprints(heads: tuple[HeadSpec, ...]) -> dict[str, str]:
+def _with_fingerprints(heads: tuple[HeadSpec, ...]) -> tuple[tuple[HeadSpec, ...], dict[str, str]]:
     digests: dict[Path, str] = {}
     for head in heads:
+        check_head(head)
         if head.model not in digests:
-            check_head(head)
             try:
                 digests[head.model] = fingerprint_checkpoint(head.model)
             except OSError as error:
                 raise CheckpointError(f"{head.model}: cannot be read", found=str(error)) from error
-    return {head.name: digests[head.model] for head in heads}
+    marked = tuple(replace(head, fingerprint=digests[head.model]) for head in heads)
+    return marked, {head.name: digests[head.model] for head in heads}

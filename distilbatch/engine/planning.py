@@ -108,8 +108,15 @@ def refuse_changes(plan: PlanRecord, job: Job) -> None:
             f"{plan.run_key} was planned with other settings",
             expected="the model and settings of the plan",
             found="; ".join(changes),
-            remedy="restore them, or choose another job.name or sink.path",
+            remedy=_pin(plan, job) + "restore them, or choose another job.name or sink.path",
         )
+
+
+def _pin(plan: PlanRecord, job: Job) -> str:
+    """How to go on with the planned commits of hub ids; empty where that is of no use."""
+    moved = [name for name, now in job.model_sources.items() if plan.model_sources.get(name, now) != now]
+    pins = [f"revision: {plan.model_sources[name].rpartition('@')[2]} of {name!r}" for name in moved]
+    return f"set {', '.join(pins)} to go on; " if pins else ""
 
 
 def changed_files(plan: PlanRecord, listing: Listing, fragments: set[int]) -> list[str]:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from distilbatch.inference.duplicates import Distinct, find_distinct
 from distilbatch.records import Sequences, TokenBatch
 from distilbatch.tokenization import DocumentTokenizer
 
@@ -17,10 +18,12 @@ class Question:
     Args:
         sequences: The sequences, by row.
         tokens: Their documents.
+        distinct: Those of them that have to be computed.
     """
 
     sequences: Sequences
     tokens: TokenBatch
+    distinct: Distinct
 
 
 def ask(tokenizer: DocumentTokenizer, sequences: Sequences, *, details: bool) -> tuple[Question, dict[int, str]]:
@@ -32,7 +35,7 @@ def ask(tokenizer: DocumentTokenizer, sequences: Sequences, *, details: bool) ->
         details: Whether to say where each token comes from.
     """
     try:
-        return Question(sequences, tokenizer.encode(sequences.first, sequences.second, details=details)), {}
+        return _question(tokenizer, sequences, details=details), {}
     except Exception:
         broken = _breaking(tokenizer, sequences)
         if not broken:
@@ -41,7 +44,12 @@ def ask(tokenizer: DocumentTokenizer, sequences: Sequences, *, details: bool) ->
         kept = np.flatnonzero(keep).tolist()
         second = None if sequences.second is None else [sequences.second[i] for i in kept]
         rest = Sequences([sequences.first[i] for i in kept], second, sequences.rows[keep], sequences.errors)
-        return Question(rest, tokenizer.encode(rest.first, rest.second, details=details)), broken
+        return _question(tokenizer, rest, details=details), broken
+
+
+def _question(tokenizer: DocumentTokenizer, sequences: Sequences, *, details: bool) -> Question:
+    tokens = tokenizer.encode(sequences.first, sequences.second, details=details, rows=sequences.rows)
+    return Question(sequences, tokens, find_distinct(tokens))
 
 
 def _breaking(tokenizer: DocumentTokenizer, sequences: Sequences) -> dict[int, str]:

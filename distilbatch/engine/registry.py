@@ -5,17 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from distilbatch.engine.checkpoints import check_head
+from distilbatch.engine.checkpoints import check_head, refuse_other_head
 from distilbatch.engine.spec import HeadSpec
 from distilbatch.errors import CheckpointError, ConfigError
 from distilbatch.inference.readouts import Embedding, MaskScores, Readout, SequenceLogits, TokenLogits
-from distilbatch.model.auto import ARCHITECTURES
+from distilbatch.model.auto import ARCHITECTURES, architectures_of
 from distilbatch.model.modeling import PreTrainedModel
 from distilbatch.tasks.base import Task
 from distilbatch.tasks.catalog import TASK_HEADS
 from distilbatch.tasks.feature_extraction import FeatureExtractionOptions, FeatureExtractionTask
 from distilbatch.tasks.fill_mask import FillMaskOptions, FillMaskTask
-from distilbatch.tasks.multiple_choice import MultipleChoiceTask
+from distilbatch.tasks.multiple_choice import MultipleChoiceOptions, MultipleChoiceTask
 from distilbatch.tasks.question_answering import (
     DOC_STRIDE,
     MAX_LENGTH,
@@ -23,6 +23,7 @@ from distilbatch.tasks.question_answering import (
     QuestionAnsweringTask,
 )
 from distilbatch.tasks.text_classification import TextClassificationOptions, TextClassificationTask
+from distilbatch.tasks.text_windows import needs_details
 from distilbatch.tasks.token_classification import TokenClassificationOptions, TokenClassificationTask, Vocabulary
 from distilbatch.tasks.zero_shot import ZeroShotClassificationOptions, ZeroShotClassificationTask
 from distilbatch.tokenization import DocumentTokenizer
@@ -31,6 +32,7 @@ from distilbatch.tokenization.tokenizer import MIN_MAX_LENGTH
 DEFAULT_MAX_LENGTH = 512
 MASK_TOKEN = "[MASK]"
 QUESTION_ANSWERING = "question-answering"
+ZERO_SHOT = "zero-shot-classification"
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,11 +64,13 @@ def load_head(spec: HeadSpec) -> LoadedHead:
 
     Raises:
         CheckpointError: The folder is damaged or has another head.
-        ConfigError: An option does not go with the checkpoint.
+        ConfigError: An option does not go with the checkpoint, or ``max_length`` and ``stride`` not with each other.
     """
     check_head(spec)
+    refuse_other_head(spec, architectures_of(spec.model))
     model = ARCHITECTURES[TASK_HEADS[spec.task]].from_pretrained(spec.model)
     tokenizer = _tokenizer(spec, _max_length(spec, model))
+    _check_room(spec, tokenizer)
     task, readout, details = _BUILDERS[spec.task](spec, model, tokenizer)
     return LoadedHead(spec, model, tokenizer, task, readout, details)
 
@@ -92,10 +96,20 @@ def _tokenizer(spec: HeadSpec, max_length: int) -> DocumentTokenizer:
     return DocumentTokenizer.from_folder(spec.model, max_length=max_length, stride=stride, max_first=max_first)
 
 
+def _check_room(spec: HeadSpec, tokenizer: DocumentTokenizer) -> None:
+    pairs = spec.task in {QUESTION_ANSWERING, ZERO_SHOT} or len(spec.columns) > 1
+    try:
+        tokenizer.check_room(pairs=pairs)
+    except ConfigError as error:
+        what = f"annotation {spec.name!r}: {error.what}"
+        raise ConfigError(what, expected=error.expected, found=error.found, remedy=error.remedy) from error
+
+
 def _text_classification(spec: HeadSpec, model: PreTrainedModel, tokenizer: DocumentTokenizer) -> Parts:
     options = TextClassificationOptions(**spec.options)
     task = TextClassificationTask(model.config.labels, options, problem_type=model.config.problem_type)
-    return task, SequenceLogits(), options.evidence
+    details = needs_details(reduction=options.reduction, evidence=options.evidence, pairs=options.pair)
+    return task, SequenceLogits(), details
 
 
 def _token_classification(spec: HeadSpec, model: PreTrainedModel, tokenizer: DocumentTokenizer) -> Parts:
@@ -141,7 +155,8 @@ def _target_id(spec: HeadSpec, tokenizer: DocumentTokenizer, target: str) -> int
 
 
 def _multiple_choice(spec: HeadSpec, model: PreTrainedModel, tokenizer: DocumentTokenizer) -> Parts:
-    return MultipleChoiceTask(), SequenceLogits(), False
+    options = MultipleChoiceOptions(**spec.options)
+    return MultipleChoiceTask(options), SequenceLogits(), needs_details(reduction=options.reduction, pairs=True)
 
 
 def _feature_extraction(spec: HeadSpec, model: PreTrainedModel, tokenizer: DocumentTokenizer) -> Parts:
@@ -151,7 +166,8 @@ def _feature_extraction(spec: HeadSpec, model: PreTrainedModel, tokenizer: Docum
 
 def _zero_shot(spec: HeadSpec, model: PreTrainedModel, tokenizer: DocumentTokenizer) -> Parts:
     options = ZeroShotClassificationOptions(**spec.options)
-    return ZeroShotClassificationTask(model.config.labels, options), SequenceLogits(), False
+    details = needs_details(reduction=options.reduction, evidence=options.evidence, pairs=True)
+    return ZeroShotClassificationTask(model.config.labels, options), SequenceLogits(), details
 
 
 _BUILDERS: dict[str, Callable[[HeadSpec, PreTrainedModel, DocumentTokenizer], Parts]] = {
@@ -161,5 +177,5 @@ _BUILDERS: dict[str, Callable[[HeadSpec, PreTrainedModel, DocumentTokenizer], Pa
     "fill-mask": _fill_mask,
     "multiple-choice": _multiple_choice,
     "feature-extraction": _feature_extraction,
-    "zero-shot-classification": _zero_shot,
+    ZERO_SHOT: _zero_shot,
 }

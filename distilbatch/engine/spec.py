@@ -7,10 +7,28 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+from typing_extensions import override
 
 from distilbatch.errors import DistilbatchError
 from distilbatch.layout import RunLayout
 from distilbatch.records import Fragment, Shard, ShardResult
+
+
+@dataclass(frozen=True, slots=True)
+class HubCommit:
+    """Where the files of a hub id come from: the same files for whoever fetches them, and whenever.
+
+    Args:
+        repo_id: The hub id.
+        commit: 40 hex digits.
+    """
+
+    repo_id: str
+    commit: str
+
+    @override
+    def __str__(self) -> str:
+        return f"{self.repo_id}@{self.commit}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,13 +38,16 @@ class HeadSpec:
     Args:
         name: The output column.
         task: One of :data:`distilbatch.tasks.catalog.TASK_HEADS`.
-        model: The checkpoint folder.
+        model: The checkpoint folder; of a hub id, the snapshot of its commit on the machine that resolved it.
         columns: Source columns by role, such as ``(("text", "summary"),)``; the first is the main text, which decides
             whether a row is null or empty. The role ``choices`` may name one column of lists, or
             several columns.
         max_length: Most tokens of a document; None takes what the model's positions allow, at most 512.
-        stride: Tokens that neighbouring text windows share; None reads the beginning of a long text only.
+        stride: Tokens that neighbouring windows of a long main text share; None reads its beginning only.
         options: The task's own options.
+        hub: What to fetch where ``model`` is not there; None for a folder of the user's.
+        fingerprint: Identity of the planned checkpoint, which a hub's files are checked against by each worker; None
+            where nothing was planned.
     """
 
     name: str
@@ -36,6 +57,8 @@ class HeadSpec:
     max_length: int | None = None
     stride: int | None = None
     options: dict[str, Any] = field(default_factory=dict)
+    hub: HubCommit | None = None
+    fingerprint: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

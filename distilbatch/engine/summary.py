@@ -26,11 +26,13 @@ class RunReport:
         label_counts: Per head, rows by label.
         tokens: Tokens of the documents, special tokens included.
         tokens_computed: Tokens that went through an encoder, summed over heads.
+        documents_repeated: Documents that were not computed because another one nearby has the same tokens.
         seconds: Wall time of this attempt.
         rows_this_attempt: Rows labelled by this attempt, the others being resumed.
         stage_seconds: Busy seconds by stage, summed over workers.
         resident_bytes: Largest resident memory of a worker.
         bad_files: Source files the plan left out.
+        precision: What it was computed in and why, where that was chosen or checked by a trial; see PrecisionRecord.
         earlier: Reports of unfinished earlier windows that were finished first.
     """
 
@@ -44,11 +46,13 @@ class RunReport:
     label_counts: dict[str, dict[str, int]]
     tokens: int
     tokens_computed: int
+    documents_repeated: int
     seconds: float
     rows_this_attempt: int
     stage_seconds: dict[str, float] = field(default_factory=dict)
     resident_bytes: int = 0
     bad_files: tuple[str, ...] = ()
+    precision: dict[str, Any] | None = None
     earlier: tuple[RunReport, ...] = ()
 
     @property
@@ -77,6 +81,7 @@ def summarize(ledger: RunLedger, plan: PlanRecord, *, state: str, seconds: float
         resident = max(resident, int(record.metrics.get("resident_bytes", 0)))
         for head, counts in record.label_counts.items():
             labels.setdefault(head, Counter()).update(counts)
+    precision = ledger.precision()
     stages = ("read", "tokenize", "forward", "decode", "write")
     return RunReport(
         run_key=plan.run_key,
@@ -89,11 +94,13 @@ def summarize(ledger: RunLedger, plan: PlanRecord, *, state: str, seconds: float
         label_counts={head: dict(counts.most_common()) for head, counts in labels.items()},
         tokens=int(figures["tokens"]),
         tokens_computed=int(figures["tokens_computed"]),
+        documents_repeated=int(figures["documents_repeated"]),
         seconds=seconds,
         rows_this_attempt=rows_this_attempt,
         stage_seconds={stage: round(float(figures[f"{stage}_s"]), 3) for stage in stages},
         resident_bytes=resident,
         bad_files=tuple(bad.path for bad in plan.bad_files),
+        precision=None if precision is None else precision.model_dump(mode="json", exclude={"plan_id"}),
     )
 
 

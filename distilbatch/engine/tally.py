@@ -18,11 +18,20 @@ class Tally:
         self.labels: dict[str, Counter[str]] = {}
         self.tokens = 0
         self.tokens_computed = 0
+        self.documents_repeated = 0
         self.schema_sha256 = ""
 
-    def add(self, annotated: AnnotatedBuffer, batch: pa.RecordBatch, tokens_computed: int) -> None:
-        """Count a finished buffer."""
-        self.tokens_computed += tokens_computed
+    def add(self, annotated: AnnotatedBuffer, batch: pa.RecordBatch, *, computed: int, repeated: int) -> None:
+        """Count a finished buffer.
+
+        Args:
+            annotated: Its results.
+            batch: What is written of it.
+            computed: Tokens that went through encoders for it.
+            repeated: Its documents that were the same as others of it.
+        """
+        self.tokens_computed += computed
+        self.documents_repeated += repeated
         self.statuses.update(status.value for status in annotated.statuses)
         self.tokens += int(annotated.num_tokens.sum())
         self.schema_sha256 = schema.schema_sha256(batch.schema)

@@ -99,6 +99,7 @@ class Worker:
         metrics["wall_s"] = time.perf_counter() - start
         metrics["tokens"] = float(tally.tokens)
         metrics["tokens_computed"] = float(tally.tokens_computed)
+        metrics["documents_repeated"] = float(tally.documents_repeated)
         metrics["pid"] = float(os.getpid())
         metrics["resident_bytes"] = float(psutil.Process().memory_info().rss)
         return ShardResult(
@@ -231,7 +232,8 @@ class Worker:
             schema=pa.schema([*fields, *self._heads.fields, pa.field(schema.ROW, schema.ROW_TYPE, nullable=False)]),
         )
         batch = run_hook("after", self._after, batch, must_have=schema.ROW)
-        tally.add(annotated, batch, sum(output.tokens_computed for output in item.outputs))
+        computed = sum(output.tokens_computed for output in item.outputs)
+        tally.add(annotated, batch, computed=computed, repeated=item.tokenized.repeated)
         return batch
 
     def _passthrough(self, batch: pa.RecordBatch, name: str) -> pa.Array:

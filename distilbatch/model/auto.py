@@ -8,8 +8,7 @@ from pathlib import Path
 import torch
 
 from distilbatch.errors import CheckpointError
-from distilbatch.model import hub
-from distilbatch.model.checkpoint import check_folder
+from distilbatch.model.checkpoint import check_folder, read_entries
 from distilbatch.model.configuration import CONFIG_FILE, DistilBertConfig
 from distilbatch.model.modeling import (
     DistilBertForMaskedLM,
@@ -20,6 +19,7 @@ from distilbatch.model.modeling import (
     DistilBertModel,
     PreTrainedModel,
 )
+from distilbatch.model.source import locate
 
 ARCHITECTURES: dict[str, type[PreTrainedModel]] = {
     cls.__name__: cls
@@ -32,6 +32,29 @@ ARCHITECTURES: dict[str, type[PreTrainedModel]] = {
         DistilBertForMultipleChoice,
     )
 }
+
+
+def architectures_of(folder: Path) -> tuple[str, ...]:
+    """Name the models that a checkpoint can be: as its config says, else by the tensors of its head.
+
+    Raises:
+        CheckpointError: A file is missing, damaged or of another model.
+    """
+    named = DistilBertConfig.from_file(folder / CONFIG_FILE).architectures
+    if named:
+        return named
+    shapes = {name: entry.shape for name, entry in read_entries(folder).items()}
+    if "qa_outputs.weight" in shapes:
+        return (DistilBertForQuestionAnswering.__name__,)
+    if any(name.startswith("vocab_") for name in shapes):
+        return (DistilBertForMaskedLM.__name__,)
+    if "classifier.weight" not in shapes:
+        return (DistilBertModel.__name__,)
+    if "pre_classifier.weight" not in shapes:
+        return (DistilBertForTokenClassification.__name__,)
+    # One output is a score of a choice, or a regression.
+    choice = (DistilBertForMultipleChoice.__name__,) if shapes["classifier.weight"][:1] == (1,) else ()
+    return (DistilBertForSequenceClassification.__name__, *choice)
 
 
 def load(
@@ -49,7 +72,7 @@ def load(
     Raises:
         CheckpointError: The config names no model of this library, or the checkpoint is not complete.
     """
-    source = hub.locate(name, revision=revision, allow_pickle=allow_pickle, local_files_only=local_files_only)
+    source = locate(name, revision=revision, allow_pickle=allow_pickle, local_files_only=local_files_only)
     check_folder(source.folder)
     config = DistilBertConfig.from_file(source.folder / CONFIG_FILE)
     cls = next((ARCHITECTURES[name] for name in config.architectures if name in ARCHITECTURES), None)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import pickle
 import struct
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -21,18 +21,13 @@ from torch import Tensor
 
 from distilbatch.errors import CheckpointError
 from distilbatch.model.configuration import CONFIG_FILE, DistilBertConfig
-from distilbatch.model.files import new_folder, read_json, sync
+from distilbatch.model.files import new_folder, sync
+from distilbatch.model.weight_files import WEIGHTS_FILE, choose_weights, is_index, read_index, shown
 
-WEIGHTS_FILE = "model.safetensors"
-INDEX_FILE = "model.safetensors.index.json"
-PICKLE_FILE = "pytorch_model.bin"
-PICKLE_INDEX_FILE = "pytorch_model.bin.index.json"
-WEIGHT_FILES = (WEIGHTS_FILE, INDEX_FILE, PICKLE_FILE, PICKLE_INDEX_FILE)  # the first of them that is there counts
 ENCODER_PREFIX = "distilbert."
 
 _LEGACY_SUFFIXES = {".gamma": ".weight", ".beta": ".bias"}  # layer norms of checkpoints converted from TensorFlow
 _IGNORED_SUFFIXES = (".position_ids",)  # a constant that older releases stored
-_SHOWN = 5
 # A pickle is a program: one with a wrong byte fails in whatever way its wrong step does.
 _UNREADABLE = (
     *(pickle.UnpicklingError, struct.error, EOFError, OSError, RuntimeError, ValueError, LookupError),
@@ -118,67 +113,6 @@ def read_entries(folder: Path, *, allow_pickle: bool = False) -> dict[str, Entry
         if not key.endswith(_IGNORED_SUFFIXES):
             entries[name] = entry
     return entries
-
-
-def choose_weights(names: Collection[str], where: str, *, allow_pickle: bool) -> str:
-    """Return the one of ``WEIGHT_FILES`` to read; an index stands for its shards.
-
-    Args:
-        names: The files that are there.
-        where: Their place, for the error.
-        allow_pickle: Whether it may be a pickle.
-
-    Raises:
-        CheckpointError: There is none, or only a pickle that is not allowed.
-    """
-    chosen = next((name for name in WEIGHT_FILES if name in names), None)
-    if chosen is None:
-        raise CheckpointError(
-            f"{where}: no weights",
-            expected=f"{WEIGHTS_FILE} or {INDEX_FILE}",
-            found=shown(names) or "no files",
-            remedy="fetch the checkpoint again",
-        )
-    if chosen in (PICKLE_FILE, PICKLE_INDEX_FILE) and not allow_pickle:
-        raise CheckpointError(
-            f"{where}: only {chosen}",
-            expected=WEIGHTS_FILE,
-            found="a pickle, which can run code when it is opened",
-            remedy="save the model as safetensors, or load it with allow_pickle=True, which reads tensors only",
-        )
-    return chosen
-
-
-def is_index(name: str) -> bool:
-    """Whether one of ``WEIGHT_FILES`` names shards instead of holding tensors."""
-    return name in (INDEX_FILE, PICKLE_INDEX_FILE)
-
-
-def read_index(index: Path) -> dict[str, str]:
-    """Return the shard of each tensor, a plain file name.
-
-    Raises:
-        CheckpointError: The index is damaged, or names files elsewhere.
-    """
-    weight_map = read_json(index).get("weight_map")
-    if not isinstance(weight_map, dict) or not weight_map:
-        raise CheckpointError(
-            f"{index}: weight_map",
-            expected="tensor names and their files",
-            found=type(weight_map).__name__,
-            remedy="fetch the checkpoint again",
-        )
-    suffix = ".safetensors" if index.name == INDEX_FILE else ".bin"
-    for key, name in weight_map.items():
-        # A plain name only: an index must not reach files outside its folder, nor a pickle from among safetensors.
-        if not isinstance(name, str) or Path(name).name != name or not name.endswith(suffix):
-            raise CheckpointError(
-                f"{index}: file of {key}",
-                expected=f"a {suffix[1:]} file in the same folder",
-                found=repr(name),
-                remedy="do not use this checkpoint",
-            )
-    return weight_map
 
 
 def save(folder: Path, config: DistilBertConfig, tensors: Mapping[str, Tensor]) -> None:
@@ -291,10 +225,3 @@ def _renew(key: str) -> str:
         if key.endswith(old):
             return key.removesuffix(old) + new
     return key
-
-
-def shown(names: Iterable[str]) -> str:
-    """Return the first five names, sorted, and how many more there are."""
-    ordered = sorted(names)
-    more = f" and {len(ordered) - _SHOWN} more" if len(ordered) > _SHOWN else ""
-    return ", ".join(ordered[:_SHOWN]) + more

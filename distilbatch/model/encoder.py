@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from typing_extensions import Self, override
 
 from distilbatch.errors import ConfigError
-from distilbatch.model import checkpoint, hub, loading
+from distilbatch.model import checkpoint, loading, source
 from distilbatch.model.attention import Attention, eager_attention, sdpa_attention
 from distilbatch.model.configuration import DistilBertConfig
 from distilbatch.model.layers import Embeddings, SelfAttention, Trace, Transformer, draw_weights
@@ -68,7 +68,7 @@ class PreTrainedModel(nn.Module):
         """Load a checkpoint, in evaluation mode; ``origin`` says what came from where, and what is new.
 
         Args:
-            name: A folder with ``config.json`` and weights, in one file or in shards, or a hub id; see ``hub.locate``.
+            name: A folder with ``config.json`` and weights, in one file or in shards, or a hub id; see ``source``.
             revision: Branch, tag or commit of a hub id; ``main`` without it.
             dtype: Of the weights; float32 without it, whatever the files hold.
             device: Where the weights go; the CPU without it.
@@ -81,10 +81,10 @@ class PreTrainedModel(nn.Module):
             CheckpointError: It cannot be had, or is not a complete, finite DistilBERT checkpoint with this head.
             ConfigError: ``attn_implementation`` is unknown, or a folder has no revisions.
         """
-        source = hub.locate(name, revision=revision, allow_pickle=allow_pickle, local_files_only=local_files_only)
+        found = source.locate(name, revision=revision, allow_pickle=allow_pickle, local_files_only=local_files_only)
         model, origin = loading.load(
             cls,
-            source,
+            found,
             prefix=cls.base_prefix,
             dtype=dtype or torch.float32,
             device=device or "cpu",

@@ -1,4 +1,4 @@
-"""Where a checkpoint is: a folder, or a hub id whose files are fetched, at one commit, into Hugging Face's cache.
+"""Brings the checkpoint of a hub id, at one commit, into Hugging Face's cache.
 
 The one home of ``huggingface_hub``, whose errors become ours here. That library reads its own settings when it is
 imported: ``HF_HOME`` (the cache), ``HF_ENDPOINT``, ``HF_HUB_OFFLINE``, and ``HF_TOKEN`` at each call.
@@ -6,11 +6,8 @@ imported: ``HF_HOME`` (the cache), ``HF_ENDPOINT``, ``HF_HUB_OFFLINE``, and ``HF
 
 from __future__ import annotations
 
-import os
-import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -18,73 +15,14 @@ import huggingface_hub
 from huggingface_hub import constants, errors
 
 from distilbatch import __version__
-from distilbatch.errors import CheckpointError, ConfigError
-from distilbatch.model.checkpoint import WEIGHT_FILES, choose_weights, is_index, read_index
+from distilbatch.errors import CheckpointError
 from distilbatch.model.configuration import CONFIG_FILE
 from distilbatch.model.files import TOKENIZER_FILES
+from distilbatch.model.source import DEFAULT_REVISION, PLACE, Source
+from distilbatch.model.weight_files import WEIGHT_FILES, choose_weights, is_index, read_index
 from distilbatch.oserrors import storage_error
 
-DEFAULT_REVISION = "main"
-
 _SAID = 300  # characters of the library's messages, which go on with advice on its own options
-_HUB_ID = re.compile(r"([A-Za-z0-9][\w.-]*/)?[A-Za-z0-9][\w.-]*", re.ASCII)
-_PLACE = "a checkpoint folder, or a hub id such as distilbert/distilbert-base-uncased"
-
-
-@dataclass(frozen=True)
-class Source:
-    """Where a checkpoint is.
-
-    Args:
-        folder: Its files; for a hub id, the snapshot of the commit in Hugging Face's cache.
-        repo_id: The hub id; None for a folder of the user's.
-        commit: The commit, 40 hex digits, that the revision stood for; None for a folder of the user's.
-    """
-
-    folder: Path
-    repo_id: str | None = None
-    commit: str | None = None
-
-
-def locate(
-    name: Path | str, *, revision: str | None = None, allow_pickle: bool = False, local_files_only: bool = False
-) -> Source:
-    """Tell a folder from a hub id, and fetch the latter.
-
-    A ``Path``, whatever exists, and whatever cannot be a hub id (it starts with a dot, a slash or ``~``, or has more
-    than one slash) is a folder; so is ``a/b`` where ``a`` is a folder here, for that is a mistyped path.
-
-    Args:
-        name: The folder or hub id.
-        revision: A branch, tag or commit of the hub id; ``main`` without it.
-        allow_pickle: As in ``fetch``.
-        local_files_only: As in ``fetch``.
-
-    Raises:
-        CheckpointError: There is no such folder, or the hub id cannot be fetched.
-        ConfigError: A revision of a folder.
-    """
-    path = Path(name)
-    is_folder = isinstance(name, Path) or os.path.exists(name) or _HUB_ID.fullmatch(name) is None
-    if not is_folder and len(path.parts) == 2 and path.parent.is_dir():
-        raise CheckpointError(
-            f"checkpoint {name}",
-            expected=_PLACE,
-            found=f"the folder {path.parent} without {path.name} in it",
-            remedy="check the path; if the hub's model is meant, run where there is no such folder",
-        )
-    if is_folder and revision is not None:
-        raise ConfigError(
-            f"revision {revision} of {name}",
-            expected="a hub id",
-            found="a folder",
-            remedy="leave the revision out, or check the id",
-        )
-    if is_folder:
-        return Source(path)
-    return fetch(
-        str(name), revision=revision or DEFAULT_REVISION, allow_pickle=allow_pickle, local_files_only=local_files_only
-    )
 
 
 def fetch(
@@ -172,7 +110,7 @@ def _translated(repo_id: str, revision: str) -> Iterator[None]:
         raise CheckpointError(f"{what}: gated", found="no access to it", remedy=remedy) from exc
     except errors.RepositoryNotFoundError as exc:
         remedy = f"check the name, which is of no folder here either; for a private model, {token}"
-        raise CheckpointError(f"{what}: the hub has no such model", expected=_PLACE, remedy=remedy) from exc
+        raise CheckpointError(f"{what}: the hub has no such model", expected=PLACE, remedy=remedy) from exc
     except errors.RevisionNotFoundError as exc:
         raise CheckpointError(
             f"{what}: no such revision",

@@ -11,13 +11,15 @@ import torch
 from torch import Tensor, nn
 
 from distilbatch.errors import CheckpointError
-from distilbatch.model.checkpoint import ENCODER_PREFIX, Entry, read_checkpoint, shown
+from distilbatch.model.checkpoint import ENCODER_PREFIX, Entry, read_checkpoint
 from distilbatch.model.configuration import DistilBertConfig
-from distilbatch.model.hub import Source
+from distilbatch.model.source import Source
+from distilbatch.model.weight_files import shown
 
 Model = TypeVar("Model", bound=nn.Module)
 
 _ENCODER_PARTS = ("embeddings.", "transformer.")
+_CLASSIFIER = "classifier."  # its tensors have one row for each label
 _POOLER = "pooler."  # BERT's, which some exports carry along; no output of DistilBERT depends on it
 
 
@@ -65,7 +67,7 @@ def load(
     with torch.device("meta"):
         model = build(checkpoint.config)
     wanted = dict(model.named_parameters()) | dict(model.named_buffers())  # a tied weight only under its first name
-    misfit = _Misfit()
+    misfit = _Misfit(checkpoint.config.num_labels)
     entries, outside = _align(checkpoint.entries, prefix, misfit)
     _settle_ties(entries, model, wanted, misfit)
     new, unused = set(wanted) - set(entries), set(entries) - set(wanted)
@@ -85,14 +87,16 @@ def load(
 
 @dataclass
 class _Misfit:
-    """Everything about a checkpoint that does not fit a model."""
+    """Everything about a checkpoint that does not fit a model whose config names ``num_labels`` classes."""
 
+    num_labels: int
     missing: list[str] = field(default_factory=list)
     unexpected: list[str] = field(default_factory=list)
     shapes: list[str] = field(default_factory=list)
     dtypes: list[str] = field(default_factory=list)
     not_finite: list[str] = field(default_factory=list)
     untied: list[str] = field(default_factory=list)
+    num_classes: int = 0  # of the checkpoint's classifier, where it was trained for other labels
 
     def check(self, folder: Path, *, type_name: str, prefix: str) -> None:
         kinds = {
@@ -111,6 +115,12 @@ class _Misfit:
         )
 
     def _remedy(self, prefix: str) -> str:
+        others = (self.missing, self.unexpected, self.dtypes, self.not_finite, self.untied)
+        if self.num_classes and not any(others) and all(shape.startswith(_CLASSIFIER) for shape in self.shapes):
+            return (
+                f"the head was trained for {self.num_classes} classes and config.json names {self.num_labels}: correct "
+                "its id2label, label2id and num_labels"
+            )
         if prefix and self.missing and not any(name.startswith(prefix) for name in self.missing):
             return (
                 "this checkpoint has no such head: choose one that was trained for the task, or start a new head "
@@ -162,12 +172,20 @@ def _settle_ties(entries: dict[str, Entry], model: nn.Module, wanted: Mapping[st
 def _read(name: str, entry: Entry, wanted: Tensor, dtype: torch.dtype, misfit: _Misfit) -> Tensor:
     if entry.shape != tuple(wanted.shape):
         misfit.shapes.append(f"{name} {list(entry.shape)} in place of {list(wanted.shape)}")
+        same_width = entry.shape[1:] == tuple(wanted.shape[1:])
+        if name.startswith(_CLASSIFIER) and same_width and wanted.shape[0] == misfit.num_labels:
+            misfit.num_classes = entry.shape[0]
         return wanted
     tensor = entry.read()
     if not tensor.is_floating_point():
         misfit.dtypes.append(f"{name} {str(tensor.dtype).removeprefix('torch.')}")
         return wanted
     tensor = tensor.to(dtype)
-    if not bool(tensor.isfinite().all()):  # after the cast: float16 may overflow
+    if not _is_finite(tensor):  # after the cast: float16 may overflow
         misfit.not_finite.append(name)
     return tensor
+
+
+def _is_finite(tensor: Tensor) -> bool:
+    # One pass without a copy, where isfinite() makes three: a NaN is both the least and the greatest value.
+    return tensor.numel() == 0 or all(bool(bound.isfinite()) for bound in torch.aminmax(tensor))

@@ -83,8 +83,9 @@ def scatter(values: pa.Array, rows: NDArray[np.int64], *, num_rows: int) -> pa.A
 
 
 def unread_sequences(asked: Asked) -> NDArray[np.int64]:
-    """Sequences without a document, because one of their texts has no tokens (control characters only)."""
-    return np.setdiff1d(np.arange(len(asked.sequences.rows)), asked.tokens.sequences)
+    """Sequences without a document although their main text has tokens: the other text of the pair has none."""
+    known = np.concatenate([asked.tokens.sequences, asked.tokens.blank])
+    return np.setdiff1d(np.arange(len(asked.sequences.rows)), known)
 
 
 def failed_rows(output_documents: NDArray[np.int64], asked: Asked) -> dict[int, str]:

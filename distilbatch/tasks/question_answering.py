@@ -25,6 +25,7 @@ from distilbatch.tasks.document_tokens import answered_documents
 MAX_LENGTH = 384
 DOC_STRIDE = 128
 NO_QUESTION = "the question is missing or empty"
+NO_CONTEXT = "the context is missing or empty"
 
 _CONTEXT_PART = 2
 
@@ -90,13 +91,16 @@ class QuestionAnsweringTask(Task):
         contexts = inputs["context"]
         fixed = self._options.question
         questions = inputs["question"] if fixed is None else [fixed] * len(contexts)
-        asked = [row for row, context in enumerate(contexts) if context is not None]
-        rows = [row for row in asked if questions[row] is not None]
+        known = [(row, text is not None, questions[row] is not None) for row, text in enumerate(contexts)]
+        both = [row for row, context, question in known if context and question]
+        errors = {row: NO_QUESTION for row, context, question in known if context and not question}
+        if fixed is None:  # else a row asks nothing, and one without a text is null or empty as in every task
+            errors |= {row: NO_CONTEXT for row, context, question in known if question and not context}
         return Sequences(
-            first=[str(questions[row]) for row in rows],
-            second=[str(contexts[row]) for row in rows],
-            rows=np.array(rows, dtype=np.int64),
-            errors={row: NO_QUESTION for row in asked if questions[row] is None},
+            first=[str(questions[row]) for row in both],
+            second=[str(contexts[row]) for row in both],
+            rows=np.array(both, dtype=np.int64),
+            errors=errors,
         )
 
     @override
@@ -105,6 +109,8 @@ class QuestionAnsweringTask(Task):
         if details is None:
             raise ValueError("question answering: expected token details, found none")
         errors = _errors(output, asked, details)
+        if self._options.question is None:
+            errors |= dict.fromkeys(asked.sequences.rows[asked.tokens.blank].tolist(), NO_CONTEXT)
         answered = answered_documents(output, asked)
         whole = ~np.isin(asked.document_rows[answered], list(errors))
         documents = answered[whole]

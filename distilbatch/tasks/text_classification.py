@@ -1,7 +1,8 @@
 """Text classification: logits to labels and scores, with the semantics of the Hugging Face pipeline.
 
 Source of the rules: the documentation of ``transformers.TextClassificationPipeline`` (function_to_apply, top_k,
-text pairs). Long documents may be read in text windows, whose scores are reduced to one row.
+text pairs). Long documents may be read in text windows, whose scores are reduced to one row; of a pair the first text
+is, beside the beginning of the second.
 """
 
 from __future__ import annotations
@@ -11,7 +12,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
-from numpy.typing import NDArray
 from typing_extensions import override
 
 from distilbatch import schema
@@ -19,9 +19,9 @@ from distilbatch.errors import ConfigError
 from distilbatch.records import Decoded, HeadOutput, Sequences
 from distilbatch.tasks.base import NOT_FINITE, Asked, Inputs, Task, failed_rows, scatter, single_texts, unread_sequences
 from distilbatch.tasks.classes import apply_function, best_classes, ranked_classes
+from distilbatch.tasks.text_windows import REDUCTIONS, check_choice, reduce_windows, window_evidence, window_weights
 
 FUNCTIONS = ("none", "sigmoid", "softmax")
-REDUCTIONS = ("mean", "max", "length_weighted", "first")
 NO_SECOND = "the second text of the pair is missing or empty"
 
 
@@ -35,7 +35,7 @@ class TextClassificationOptions:
             for multi-label or a single class, else softmax.
         threshold: ``scores`` lists only classes that reach it (multi-label); needs no ``top_k``.
         reduction: How the scores of a document's windows become one: mean, max (class by class),
-            length_weighted (mean by tokens) or first.
+            length_weighted (mean by tokens, those of a second text left out) or first.
         pair: Whether a second text is read with each text.
         evidence: Whether the column lists every window with its label, score and place.
     """
@@ -64,8 +64,8 @@ class TextClassificationTask(Task):
     def __init__(
         self, labels: Sequence[str], options: TextClassificationOptions, *, problem_type: str | None = None
     ) -> None:
-        _check_choice("function_to_apply", options.function_to_apply, FUNCTIONS)
-        _check_choice("reduction", options.reduction, REDUCTIONS)
+        check_choice("function_to_apply", options.function_to_apply, FUNCTIONS)
+        check_choice("reduction", options.reduction, REDUCTIONS)
         if options.top_k is not None and options.top_k < 1:
             raise ConfigError("top_k is too small", expected="at least 1", found=str(options.top_k))
         self.labels = list(labels)
@@ -94,38 +94,26 @@ class TextClassificationTask(Task):
 
     @override
     def decode(self, output: HeadOutput, asked: Asked) -> Decoded:
-        # Of a pair, only a second text without tokens leaves a sequence unread; a single text is an empty row then.
-        unread = asked.sequences.rows[unread_sequences(asked)].tolist() if self._options.pair else []
+        unread = asked.sequences.rows[unread_sequences(asked)].tolist()
         errors = failed_rows(output.positions, asked) | dict.fromkeys(unread, NO_SECOND)
         if not len(output.positions):
             return Decoded(pa.nulls(asked.num_rows, self.type), errors)
         window_scores = apply_function(output.values, self._function)  # (P, C), P windows
-        weights = asked.tokens.lengths[output.positions]
+        weights = window_weights(output.positions, asked)
         owners = asked.document_rows[output.positions]
         rows, first = np.unique(owners, return_index=True)
-        scores = _reduce(window_scores, first, weights, self._options.reduction)
+        scores = reduce_windows(window_scores, first, weights, self._options.reduction)
         finite = np.isfinite(scores).all(axis=1)
         columns = best_classes(scores, self._names)
         if self._num_scores:
             threshold = self._options.threshold
             columns.append(ranked_classes(scores, self._names, num_scores=self._num_scores, threshold=threshold))
         if self._options.evidence:
-            columns.append(self._evidence(window_scores, output.positions, first, asked))
+            columns.append(window_evidence(window_scores, self._names, output.positions, first=first, asked=asked))
         good = finite & ~np.isin(rows, list(errors))  # a row is failed when any of its windows is
         values = pa.StructArray.from_arrays(columns, fields=list(self.type)).filter(pa.array(good))
         errors = dict.fromkeys(rows[~finite].tolist(), NOT_FINITE) | errors
         return Decoded(scatter(values, rows[good], num_rows=asked.num_rows), errors)
-
-    def _evidence(
-        self, scores: NDArray[np.float32], documents: NDArray[np.int64], first: NDArray[np.int64], asked: Asked
-    ) -> pa.Array:
-        starts, ends = _extents(documents, asked)
-        items = pa.StructArray.from_arrays(
-            [*best_classes(scores, self._names), pa.array(starts, pa.int32()), pa.array(ends, pa.int32())],
-            fields=list(schema.window_evidence_type().value_type),
-        )
-        offsets = np.concatenate([first, [len(scores)]]).astype(np.int32)
-        return pa.ListArray.from_arrays(pa.array(offsets), items, type=schema.window_evidence_type())
 
 
 def text_pairs(inputs: Inputs) -> Sequences:
@@ -148,35 +136,3 @@ def default_function(num_labels: int, problem_type: str | None) -> str:
     if problem_type == "multi_label_classification" or num_labels == 1:
         return "sigmoid"
     return "softmax"
-
-
-def _reduce(
-    scores: NDArray[np.float32], first: NDArray[np.int64], weights: NDArray[np.int64], reduction: str
-) -> NDArray[np.float32]:
-    """Reduce ``(P, C)`` scores of windows to ``(R, C)`` of rows; the windows of row r start at ``first[r]``."""
-    if len(first) == len(scores) or reduction == "first":
-        return scores[first]
-    if reduction == "max":
-        return np.maximum.reduceat(scores, first, axis=0)
-    weight = weights.astype(np.float32) if reduction == "length_weighted" else np.ones(len(scores), np.float32)
-    total: NDArray[np.float32] = np.add.reduceat(scores * weight[:, None], first, axis=0)
-    return (total / np.add.reduceat(weight, first)[:, None]).astype(np.float32)
-
-
-def _extents(documents: NDArray[np.int64], asked: Asked) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
-    """Where the first text of each window begins and ends, in characters."""
-    details, cu_seqlens = asked.tokens.details, asked.tokens.cu_seqlens
-    if details is None:
-        raise ValueError("window evidence: expected token details, found none")
-    starts, ends = np.zeros(len(documents), np.int32), np.zeros(len(documents), np.int32)
-    for place, document in enumerate(documents.tolist()):
-        span = slice(int(cu_seqlens[document]), int(cu_seqlens[document + 1]))
-        offsets = details.offsets[span][details.parts[span] == 1]
-        if len(offsets):
-            starts[place], ends[place] = offsets[0, 0], offsets[-1, 1]
-    return starts, ends
-
-
-def _check_choice(name: str, value: str | None, choices: Sequence[str]) -> None:
-    if value is not None and value not in choices:
-        raise ConfigError(f"{name} is unknown", expected=" or ".join(choices), found=repr(value))

@@ -1,6 +1,7 @@
 """Zero-shot classification: labels a model was never trained on, judged as hypotheses by an inference head.
 
-Source of the rules: the documentation of ``transformers.ZeroShotClassificationPipeline``.
+Source of the rules: the documentation of ``transformers.ZeroShotClassificationPipeline``. A long text may be read in
+text windows, the same for all labels: each window is scored like a text of its own, and the scores are reduced.
 """
 
 from __future__ import annotations
@@ -18,6 +19,14 @@ from distilbatch.errors import ConfigError
 from distilbatch.records import Decoded, HeadOutput, Sequences
 from distilbatch.tasks.base import NOT_FINITE, Asked, Inputs, Task, failed_rows, scatter, unread_sequences
 from distilbatch.tasks.classes import apply_function, best_classes, ranked_classes
+from distilbatch.tasks.text_windows import (
+    REDUCTIONS,
+    check_choice,
+    reduce_windows,
+    window_evidence,
+    window_order,
+    window_weights,
+)
 
 ENTAILMENT = "entail"
 
@@ -31,25 +40,31 @@ class ZeroShotClassificationOptions:
         hypothesis_template: Sentence with ``{}`` in the place of a label.
         multi_label: Whether labels are judged one by one, entailment against contradiction, instead of against
             each other.
+        reduction: How the scores of a text's windows become one: mean, max (label by label), length_weighted (mean
+            by tokens, those of the hypothesis left out) or first.
+        evidence: Whether the column lists every window with its label, score and place.
     """
 
     candidate_labels: Sequence[str]
     hypothesis_template: str = "This example is {}."
     multi_label: bool = False
+    reduction: str = "mean"
+    evidence: bool = False
 
 
 class ZeroShotClassificationTask(Task):
-    """``struct<label, score, scores>`` over the candidate labels, by falling score.
+    """``struct<label, score, scores[, windows]>`` over the candidate labels, by falling score.
 
     Args:
         labels: C class names of the inference head; one begins with "entail".
         options: The user's choices.
 
     Raises:
-        ConfigError: The head has no entailment class.
+        ConfigError: The head has no entailment class, or the reduction is unknown.
     """
 
     def __init__(self, labels: Sequence[str], options: ZeroShotClassificationOptions) -> None:
+        check_choice("reduction", options.reduction, REDUCTIONS)
         self._options = options
         self._names = pa.array(list(options.candidate_labels), pa.string())
         found = [index for index, label in enumerate(labels) if label.lower().startswith(ENTAILMENT)]
@@ -66,7 +81,10 @@ class ZeroShotClassificationTask(Task):
     @property
     @override
     def type(self) -> pa.DataType:
-        return schema.classification_type(with_scores=True)
+        fields = list(schema.classification_type(with_scores=True))
+        if self._options.evidence:
+            fields.append(pa.field(schema.WINDOWS, schema.window_evidence_type()))
+        return pa.struct(fields)
 
     @property
     @override
@@ -88,14 +106,19 @@ class ZeroShotClassificationTask(Task):
     def decode(self, output: HeadOutput, asked: Asked) -> Decoded:
         errors = failed_rows(output.positions, asked)
         errors |= dict.fromkeys(asked.sequences.rows[unread_sequences(asked)].tolist(), "a hypothesis has no tokens")
-        owners = asked.document_rows[output.positions]
-        whole = ~np.isin(owners, list(errors))
-        rows = np.unique(owners[whole])
-        if not len(rows):
+        whole = np.flatnonzero(~np.isin(asked.document_rows[output.positions], list(errors)))
+        if not len(whole):
             return Decoded(pa.nulls(asked.num_rows, self.type), errors)
-        scores = self._scores(output.values[whole].reshape(len(rows), len(self._names), -1))
+        whole = whole[window_order(output.positions[whole], asked)]
+        labels = len(self._names)
+        windows = output.positions[whole[::labels]]  # beside the first label
+        window_scores = self._scores(output.values[whole].reshape(len(windows), labels, -1))
+        rows, first = np.unique(asked.document_rows[windows], return_index=True)
+        scores = reduce_windows(window_scores, first, window_weights(windows, asked), self._options.reduction)
         finite = np.isfinite(scores).all(axis=1)
-        columns = [*best_classes(scores, self._names), ranked_classes(scores, self._names, num_scores=len(self._names))]
+        columns = [*best_classes(scores, self._names), ranked_classes(scores, self._names, num_scores=labels)]
+        if self._options.evidence:
+            columns.append(window_evidence(window_scores, self._names, windows, first=first, asked=asked))
         values = pa.StructArray.from_arrays(columns, fields=list(self.type)).filter(pa.array(finite))
         errors |= dict.fromkeys(rows[~finite].tolist(), NOT_FINITE)
         return Decoded(scatter(values, rows[finite], num_rows=asked.num_rows), errors)

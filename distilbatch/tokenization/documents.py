@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +12,7 @@ from typing_extensions import Self
 
 from distilbatch.errors import CheckpointError, ConfigError
 from distilbatch.records import TokenBatch
-from distilbatch.tokenization.encode import BatchBuilder, cut_pair, cut_single, longest_stride
+from distilbatch.tokenization.encode import BatchBuilder, Cut, cut_pair, cut_question, cut_single, longest_stride
 from distilbatch.tokenization.tokenizer import Template, load_tokenizer
 
 
@@ -23,11 +23,11 @@ class DocumentTokenizer:
         tokenizer: The loaded tokenizer; its padding and truncation are switched off here.
         max_length: Most tokens of a document, special tokens included.
         stride: Tokens that neighbouring text windows share; None reads the beginning of a long text only.
-        max_first: Most tokens of the first text of a pair; None sets no limit of its own.
+        max_first: Most tokens of the first text of a pair, a question, whose second text is then the main one: the
+            one that windows go over. Without it the first text is the main one.
 
     Raises:
-        CheckpointError: ``max_length`` leaves no room for a token of each text.
-        ConfigError: ``stride`` leaves a first text with a limit no room.
+        CheckpointError: ``max_length`` leaves no room for a token.
     """
 
     def __init__(
@@ -46,14 +46,6 @@ class DocumentTokenizer:
                 expected=f"at least {self._frames[False].num_tokens + 1}",
                 found=str(max_length),
             )
-        longest = longest_stride(max_length - self._frames[True].num_tokens)
-        if stride is not None and max_first is not None and stride > longest:
-            raise ConfigError(
-                "the stride of text windows is too large",
-                expected=f"at most {longest} for a max_length of {max_length}" if longest >= 0 else "none",
-                found=str(stride),
-                remedy="lower the stride or raise max_length",
-            )
 
     @classmethod
     def from_folder(
@@ -65,6 +57,33 @@ class DocumentTokenizer:
             CheckpointError: There is none, or it cannot be read.
         """
         return cls(load_tokenizer(folder), max_length=max_length, stride=stride, max_first=max_first)
+
+    def check_room(self, *, pairs: bool) -> None:
+        """Refuse settings that cannot work, whatever the texts.
+
+        Args:
+            pairs: Whether pairs are going to be encoded, or single texts.
+
+        Raises:
+            ConfigError: ``max_length`` leaves no token to each text, or ``stride`` lets windows not get on.
+        """
+        least = self._frames[pairs].num_tokens + (2 if pairs else 1)
+        if self.max_length < least:
+            raise ConfigError(
+                "max_length is too small", expected=f"at least {least} for two texts", found=str(self.max_length)
+            )
+        self._check_stride(pairs)
+
+    def _check_stride(self, pairs: bool) -> None:
+        room = self.max_length - self._frames[pairs].num_tokens
+        longest = longest_stride(room) if pairs else room - 1
+        if self._stride is not None and self._stride > longest:
+            raise ConfigError(
+                "the stride of text windows is too large",
+                expected=f"at most {longest} for a max_length of {self.max_length}" if longest >= 0 else "none",
+                found=str(self._stride),
+                remedy="lower the stride or raise max_length",
+            )
 
     @property
     def vocab_size(self) -> int:
@@ -111,35 +130,69 @@ class DocumentTokenizer:
         text: str = " ".join(tokens) if decoder is None else decoder.decode(list(tokens))
         return text
 
-    def encode(self, first: Sequence[str], second: Sequence[str] | None = None, *, details: bool = False) -> TokenBatch:
+    def encode(
+        self,
+        first: Sequence[str],
+        second: Sequence[str] | None = None,
+        *,
+        details: bool = False,
+        rows: NDArray[np.int64] | None = None,
+    ) -> TokenBatch:
         """Tokenize M texts, or M pairs.
 
         Args:
             first: M texts.
             second: M second texts; None for single texts.
             details: Whether to say where each token comes from; costs about as much as tokenizing.
+            rows: ``(M,)``, rising: pairs of a row have the same first text, and are read in the same windows of it.
+                None where every pair is a row.
 
         Returns:
             TokenBatch: One document for each text, or as many text windows as it needs. A text that yields no
-            token (control characters only) is left out; ``sequences`` says which are there.
+            token (control characters only) is left out, as is a pair whose main text or second text is such a one;
+            ``sequences`` says which are there.
+
+        Raises:
+            ConfigError: The stride is too large; :meth:`check_room` tells beforehand.
         """
-        room = self.max_length - self._frames[second is not None].num_tokens
-        firsts, seconds = self._encodings(first, details), self._encodings(second, details)
-        builder = BatchBuilder(self._frames[second is not None], details=details)
-        for sequence, encoding in enumerate(firsts):
-            length = len(encoding)
-            if second is None:
-                if length:
-                    builder.add(sequence, [encoding], cut_single(length, room, self._stride))
-            elif len(seconds[sequence]):
-                cuts = cut_pair(length, len(seconds[sequence]), room, self._stride, max_first=self._max_first)
-                builder.add(sequence, [encoding, seconds[sequence]], cuts)
+        pairs = second is not None
+        self._check_stride(pairs)
+        room = self.max_length - self._frames[pairs].num_tokens
+        encodings = self._encodings([*first, *(second or ())], details)
+        builder = BatchBuilder(self._frames[pairs], details=details)
+        if second is None:
+            for sequence, text in enumerate(first):
+                if length := len(encodings[text]):
+                    builder.add(sequence, [encodings[text]], cut_single(length, room, self._stride))
+                else:
+                    builder.leave_out(sequence)
+            return builder.build()
+        longest = _longest_of_rows([len(encodings[text]) for text in second], rows)
+        for sequence, pair in enumerate(zip(first, second, strict=True)):
+            texts = [encodings[text] for text in pair]
+            if not len(texts[0 if self._max_first is None else 1]):
+                builder.leave_out(sequence)
+            elif len(texts[1]):
+                builder.add(sequence, texts, self._cuts(len(texts[0]), len(texts[1]), room, longest[sequence]))
         return builder.build()
 
-    def _encodings(self, texts: Sequence[str] | None, details: bool) -> list[Encoding]:
-        if texts is None:
-            return []
+    def _cuts(self, first: int, second: int, room: int, longest: int) -> Iterator[Cut]:
+        if self._max_first is None:
+            return cut_pair(first, second, room, self._stride, longest=longest)
+        return cut_question(first, second, room, self._stride, max_question=self._max_first)
+
+    def _encodings(self, texts: Sequence[str], details: bool) -> dict[str, Encoding]:
+        """Each distinct text, tokenized once: pairs repeat theirs."""
+        distinct = list(dict.fromkeys(texts))
         # The fast form leaves offsets out.
         encode = self._tokenizer.encode_batch if details else self._tokenizer.encode_batch_fast
-        encodings: list[Encoding] = encode(list(texts), add_special_tokens=False)
-        return encodings
+        return dict(zip(distinct, encode(distinct, add_special_tokens=False), strict=True))
+
+
+def _longest_of_rows(lengths: Sequence[int], rows: NDArray[np.int64] | None) -> list[int]:
+    """For each of M lengths the longest of its row."""
+    if rows is None or not len(lengths):
+        return list(lengths)
+    _, first, owners = np.unique(rows, return_index=True, return_inverse=True)
+    longest: list[int] = np.maximum.reduceat(np.array(lengths), first)[owners].tolist()
+    return longest

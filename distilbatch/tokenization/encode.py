@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -9,10 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 from tokenizers import Encoding
 
-from distilbatch.errors import ConfigError
 from distilbatch.records import TokenBatch, TokenDetails
 from distilbatch.tokenization.tokenizer import Template
-from distilbatch.tokenization.windows import kept_lengths
+from distilbatch.tokenization.windows import kept_lengths, text_windows
 
 Range = tuple[int, int]
 
@@ -34,59 +34,61 @@ class Cut:
 
 def cut_single(length: int, room: int, stride: int | None) -> Iterator[Cut]:
     """Cut a text of ``length`` tokens to ``room``: its beginning, or windows that overlap by ``stride`` tokens."""
-    if length <= room or stride is None:
+    if stride is None:
         yield Cut((0, min(length, room)), None, length > room)
         return
-    for window in _windows(length, room, stride):
+    for window in text_windows(length, room=room, stride=stride):
         yield Cut(window, None, False)
 
 
-def cut_pair(first: int, second: int, room: int, stride: int | None, *, max_first: int | None = None) -> Iterator[Cut]:
-    """Cut a pair to ``room`` tokens: the longer text loses tokens first, or the second is read in windows.
+def cut_pair(first: int, second: int, room: int, stride: int | None, *, longest: int = 0) -> Iterator[Cut]:
+    """Cut a pair to ``room`` tokens: the longer text loses tokens first, or the first is read in windows.
 
-    With windows the first text is cut so that a window always gets on: it keeps at most half of the room, or, with
-    ``max_first``, what lets windows get on by an eighth of the room.
+    Every window has the same beginning of the second text beside it: all of it where it leaves the first enough room,
+    else half of the room, and less only where windows would then not get on by an eighth of the room.
 
     Args:
         first: Tokens of the first text.
         second: Tokens of the second text.
         room: Most tokens of both in a document.
-        stride: Tokens that windows share; None reads the beginning only.
-        max_first: Most tokens of the first text that are read; None sets no limit of its own.
+        stride: Tokens that windows share, at most :func:`longest_stride`; None reads the beginning only.
+        longest: Tokens of the longest text that stands beside the same first text; its windows are the same in all
+            these pairs, so that what is said of a window can be compared.
     """
-    kept = first if max_first is None else min(first, max_first)
-    if kept + second <= room:
-        yield Cut((0, kept), (0, second), kept < first)
-        return
     if stride is None:
-        kept, kept_second = kept_lengths((kept, second), room=room, strategy="longest_first")
-        yield Cut((0, kept), (0, kept_second), True)
+        kept = kept_lengths((first, second), room=room, strategy="longest_first")
+        yield Cut((0, kept[0]), (0, kept[1]), kept != [first, second])
         return
-    kept = min(kept, room // 2 if max_first is None else longest_stride(room) + 1 - stride)
-    for window in _windows(second, room - kept, stride):
-        yield Cut((0, kept), window, kept < first)
+    most = max(min(room // 2, longest_stride(room) + 1 - stride), room - first)
+    kept_second = min(second, most)
+    for window in text_windows(first, room=room - min(max(second, longest), most), stride=stride):
+        yield Cut(window, (0, kept_second), kept_second < second)
+
+
+def cut_question(question: int, context: int, room: int, stride: int | None, *, max_question: int) -> Iterator[Cut]:
+    """Cut a question and its context to ``room`` tokens: the longer loses tokens first, or windows of the context.
+
+    Args:
+        question: Tokens of the question.
+        context: Tokens of the context.
+        room: Most tokens of both in a document.
+        stride: Tokens that windows share, at most :func:`longest_stride`; None reads the beginning only.
+        max_question: Most tokens of the question that are read; fewer where windows would then not get on by an
+            eighth of the room.
+    """
+    kept = min(question, max_question)
+    if stride is None or kept + context <= room:
+        kept, kept_context = kept_lengths((kept, context), room=room, strategy="longest_first")
+        yield Cut((0, kept), (0, kept_context), (kept, kept_context) != (question, context))
+        return
+    kept = min(kept, longest_stride(room) + 1 - stride)
+    for window in text_windows(context, room=room - kept, stride=stride):
+        yield Cut((0, kept), window, kept < question)
 
 
 def longest_stride(room: int) -> int:
-    """The largest stride for pairs of ``room`` tokens that leaves a token to a first text with a limit of its own."""
+    """The largest stride for pairs of ``room`` tokens that leaves a token to the text beside the windows."""
     return room - max(1, room // 8) - 1
-
-
-def _windows(length: int, room: int, stride: int) -> Iterator[Range]:
-    if stride >= room:
-        raise ConfigError(
-            "stride is too large",
-            expected=f"less than the {room} tokens a text window has room for",
-            found=str(stride),
-            remedy="lower stride or raise max_length",
-        )
-    start = 0
-    while True:
-        stop = min(start + room, length)
-        yield start, stop
-        if stop == length:
-            return
-        start = stop - stride
 
 
 class BatchBuilder:
@@ -101,27 +103,35 @@ class BatchBuilder:
         self._before, self._between = template.before.tolist(), template.between.tolist()
         self._after = template.after.tolist()
         self._details = details
-        self._ids: list[int] = []
+        self._ids = array("i")  # 4 bytes a token: windows beside several labels or choices repeat a long text
         self._ends: list[int] = [0]
         self._sequences: list[int] = []
         self._windows: list[int] = []
         self._truncated: list[bool] = []
+        self._blank: list[int] = []
         self._offsets: list[Range] = []
         self._parts: list[int] = []
 
     def add(self, sequence: int, texts: Sequence[Encoding], cuts: Iterator[Cut]) -> None:
         """Add every document that ``cuts`` makes of a sequence."""
+        # Copied out of the tokenizer once, not for each window.
+        ids = [encoding.ids for encoding in texts]
+        offsets = [encoding.offsets if self._details else [] for encoding in texts]
         for window, cut in enumerate(cuts):
             self._special(self._before)
-            self._text(texts[0], cut.first, 1)
+            self._text(ids[0], offsets[0], cut.first, 1)
             if cut.second is not None:
                 self._special(self._between)
-                self._text(texts[1], cut.second, 2)
+                self._text(ids[1], offsets[1], cut.second, 2)
             self._special(self._after)
             self._ends.append(len(self._ids))
             self._sequences.append(sequence)
             self._windows.append(window)
             self._truncated.append(cut.truncated)
+
+    def leave_out(self, sequence: int) -> None:
+        """Note a sequence whose main text has no tokens."""
+        self._blank.append(sequence)
 
     def build(self) -> TokenBatch:
         """The batch of everything added."""
@@ -136,17 +146,18 @@ class BatchBuilder:
             windows=np.array(self._windows, dtype=np.int32),
             truncated=np.array(self._truncated, dtype=np.bool_),
             details=details,
+            blank=np.array(self._blank, dtype=np.int64),
         )
 
     def _special(self, ids: Sequence[int]) -> None:
-        self._ids += ids
+        self._ids.extend(ids)
         if self._details:
             self._offsets += [(0, 0)] * len(ids)
             self._parts += [0] * len(ids)
 
-    def _text(self, encoding: Encoding, span: Range, part: int) -> None:
+    def _text(self, ids: list[int], offsets: list[Range], span: Range, part: int) -> None:
         start, stop = span
-        self._ids += encoding.ids[start:stop]
+        self._ids.extend(ids[start:stop])
         if self._details:
-            self._offsets += encoding.offsets[start:stop]
+            self._offsets += offsets[start:stop]
             self._parts += [part] * (stop - start)

@@ -24,7 +24,8 @@ import torch
 
 from distilbatch.errors import DataError, DistilbatchError
 from distilbatch.fingerprint import sha256_file
-from distilbatch.model.checkpoint import WEIGHTS_FILE, save_tensors
+from distilbatch.model.checkpoint import save_tensors
+from distilbatch.model.weight_files import WEIGHTS_FILE
 from distilbatch.train.features import first_token_states
 from distilbatch.train.fitting import FitOptions, FittedHead, fit_head
 

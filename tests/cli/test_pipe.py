@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
+import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import tiny_job
 import torch
+from tiny_models import write_model
 
 from distilbatch import Annotator
 from distilbatch.model.configuration import DistilBertConfig
-from distilbatch.model.modeling import DistilBertForMultipleChoice
+from distilbatch.model.modeling import DistilBertForMultipleChoice, DistilBertForSequenceClassification
 
 
 @pytest.fixture
@@ -151,3 +155,76 @@ def test_a_result_arrives_before_the_stream_ends(start, model):
         process.wait()
     assert [json.loads(line)["text"] for line in rest.splitlines()] == ["one", "two"]
     assert (process.returncode, complaints) == (0, "")
+
+
+# --- How it starts and how it ends -----------------------------------------------------------------------------------
+
+ENDLESS = [sys.executable, "-c", "while True: print('red fish', flush=False)"]
+FIRST_ANSWER_S = 6.0  # half of that on an idle machine
+TORCH_TIMES = 3.0  # where others keep the machine busy, torch alone takes longer than it should, and so may we
+
+
+@pytest.fixture(scope="module")
+def minilm(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An untrained classifier of MiniLM's size and with its vocabulary."""
+    folder = tmp_path_factory.mktemp("minilm") / "model"
+    sizes = {"n_layers": 6, "n_heads": 12, "dim": 384, "hidden_dim": 1536, "max_position_embeddings": 512}
+    return write_model(DistilBertForSequenceClassification, folder, **sizes)
+
+
+def torch_s() -> float:
+    """Seconds that a program takes which only imports torch."""
+    began = time.perf_counter()
+    subprocess.run([sys.executable, "-c", "import torch"], check=True)
+    return time.perf_counter() - began
+
+
+def test_the_first_answer_comes_soon_and_before_the_stream_ends(start, minilm):
+    late = []
+    for _ in range(3):
+        bound = max(FIRST_ANSWER_S, TORCH_TIMES * torch_s())
+        began = time.perf_counter()
+        with start("pipe", "--model", minilm, "--device", "cpu", stdin=subprocess.PIPE) as process:
+            try:
+                process.stdin.write("red fish\n")
+                process.stdin.flush()
+                assert json.loads(process.stdout.readline())["prediction"]
+                seconds = time.perf_counter() - began
+                assert process.communicate(timeout=60) == ("", "")
+            finally:
+                process.kill()
+        assert process.returncode == 0
+        if seconds < bound:
+            return
+        late.append(f"{seconds:.1f} s, allowed {bound:.1f} s")
+    pytest.fail(", ".join(late))
+
+
+def test_a_reader_that_goes_away_ends_it_quietly_however_long_the_stream(start, model):
+    with (
+        subprocess.Popen(ENDLESS, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as endless,
+        start("pipe", "--model", model, "--device", "cpu", stdin=endless.stdout) as process,
+    ):
+        try:
+            assert json.loads(process.stdout.readline())["text"] == "red fish"
+            process.stdout.close()
+            assert process.wait(timeout=60) == 0
+            assert process.stderr.read() == ""
+        finally:
+            process.kill()
+            endless.kill()
+
+
+@pytest.mark.parametrize("busy", [False, True], ids=["idle", "busy"])
+def test_ctrl_c_ends_it_quietly(start, model, busy):
+    process = start("pipe", "--model", model, "--device", "cpu", stdin=subprocess.PIPE)
+    try:
+        process.stdin.write("red\n" * (3000 if busy else 1))
+        process.stdin.flush()
+        assert process.stdout.readline()
+        process.send_signal(signal.SIGINT)
+        _, complaints = process.communicate(timeout=60)
+    finally:
+        process.kill()
+        process.wait()
+    assert (process.returncode, complaints) == (130, "")

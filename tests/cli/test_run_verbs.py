@@ -40,7 +40,16 @@ def test_the_same_command_again_does_nothing(call, place):
 
 def test_a_date_a_limit_and_overrides_reach_the_run(call, place):
     ran = call(
-        "run", place.config, "--date", "2026-03-09", "--limit", "30", "-s", "job.name=other", "--set", "sink.path=away",
+        "run",
+        place.config,
+        "--date",
+        "2026-03-09",
+        "--limit",
+        "30",
+        "-s",
+        "job.name=other",
+        "--set",
+        "sink.path=away",
         "--json",
     )
     report = json.loads(ran.out)

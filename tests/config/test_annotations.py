@@ -54,9 +54,10 @@ def test_there_is_a_class_for_every_task():
             },
         ),
         (
-            "task: text-classification, text_pair: reply, top_k: 2, threshold: 0.25, function_to_apply: sigmoid",
+            "task: text-classification, text_pair: reply, stride: 8, top_k: 2, threshold: 0.25, "
+            "function_to_apply: sigmoid",
             [("text", "body"), ("text_pair", "reply")],
-            None,
+            8,
             {
                 "top_k": 2,
                 "function_to_apply": "sigmoid",
@@ -127,7 +128,13 @@ def test_there_is_a_class_for_every_task():
             "task: multiple-choice, choices: [c1, c2]",
             [("prompt", "body"), ("choices", "c1"), ("choices", "c2")],
             None,
-            {},
+            {"reduction": "mean"},
+        ),
+        (
+            "task: multiple-choice, choices: [c1], stride: 0, reduction: max",
+            [("prompt", "body"), ("choices", "c1")],
+            0,
+            {"reduction": "max"},
         ),
         (
             "task: feature-extraction, pooling: cls, normalize: true, truncate_dim: 64, output: int8, stride: 4",
@@ -139,7 +146,25 @@ def test_there_is_a_class_for_every_task():
             "task: zero-shot-classification, candidate_labels: [a, b], multi_label: true",
             [("text", "body")],
             None,
-            {"candidate_labels": ("a", "b"), "hypothesis_template": "This example is {}.", "multi_label": True},
+            {
+                "candidate_labels": ("a", "b"),
+                "hypothesis_template": "This example is {}.",
+                "multi_label": True,
+                "reduction": "mean",
+                "evidence": False,
+            },
+        ),
+        (
+            "task: zero-shot-classification, candidate_labels: [a], stride: 4, reduction: first, evidence: true",
+            [("text", "body")],
+            4,
+            {
+                "candidate_labels": ("a",),
+                "hypothesis_template": "This example is {}.",
+                "multi_label": False,
+                "reduction": "first",
+                "evidence": True,
+            },
         ),
     ],
 )
@@ -160,16 +185,13 @@ def test_an_entry_says_which_columns_it_reads_and_how(entry, columns, stride, op
         ("top_k: 3", ["line 4: annotate.0.task: required key is missing, for example 'text-classification'"]),
         ("task: text-classification\nreduction: median",
          ["line 7: annotate.0.reduction: expected 'mean', 'max', 'length_weighted' or 'first', found 'median'"]),
-        ("task: text-classification\ntext_pair: reply\nstride: 8",
-         ["line 8: annotate.0.stride: a pair of texts is not read in text windows; leave 'stride' out: a long one is "
-          "cut"]),
         ("task: text-classification\nstride: -1",
          ["line 7: annotate.0.stride: expected a whole number of at least 0, found the number -1"]),
         ("task: token-classification\naggregation_strategy: longest",
          ["line 7: annotate.0.aggregation_strategy: expected 'none', 'simple', 'first', 'average' or 'max', found "
           "'longest'"]),
         ("task: token-classification\ntop_k: 1",
-         ["line 7: annotate.0.top_k: unknown key (expected one of name, task, model, max_length, stride, "
+         ["line 7: annotate.0.top_k: unknown key (expected one of name, task, model, revision, max_length, stride, "
           "aggregation_strategy, ignore_labels, words)"]),
         ("task: question-answering\nquestion: Who?\nquestion_column: q",
          ["line 7: annotate.0.question: name either 'question' or 'question_column'"]),
@@ -192,9 +214,9 @@ def test_an_entry_says_which_columns_it_reads_and_how(entry, columns, stride, op
          ["line 7: annotate.0.choices: expected a list that is not empty"]),
         ("task: multiple-choice\nchoices: [c1, 2]",
          ["line 7: annotate.0.choices.1: expected a string, found the number 2 (put it in quotes)"]),
-        ("task: multiple-choice\nchoices: [c1, c2]\nstride: 0",
-         ["line 8: annotate.0.stride: a prompt with its choices is not read in text windows; leave 'stride' out: a "
-          "long one is cut"]),
+        ("task: multiple-choice\nchoices: [c1, c2]\nevidence: true",
+         ["line 8: annotate.0.evidence: unknown key (expected one of name, task, model, max_length, stride, choices, "
+          "reduction)"]),
         ("task: feature-extraction\npooling: sum",
          ["line 7: annotate.0.pooling: expected 'cls', 'mean', 'max' or 'none', found 'sum'"]),
         ("task: feature-extraction\noutput: int8",
@@ -206,9 +228,8 @@ def test_an_entry_says_which_columns_it_reads_and_how(entry, columns, stride, op
          ["line 7: annotate.0.candidate_labels.1: expected a label, found only blanks"]),
         ("task: zero-shot-classification\ncandidate_labels: [a, b, a]",
          ["line 7: annotate.0.candidate_labels.2: 'a' is listed twice"]),
-        ("task: zero-shot-classification\ncandidate_labels: [a]\nstride: 4",
-         ["line 8: annotate.0.stride: a text with a hypothesis is not read in text windows; leave 'stride' out: a long "
-          "one is cut"]),
+        ("task: zero-shot-classification\ncandidate_labels: [a]\nreduction: sum",
+         ["line 8: annotate.0.reduction: expected 'mean', 'max', 'length_weighted' or 'first', found 'sum'"]),
     ],
 )  # fmt: skip
 def test_a_wrong_entry_is_named_with_line_and_key(tmp_path, entry, messages):

@@ -77,7 +77,8 @@ def test_a_setting_that_changes_results_changes_the_fingerprint(override):
     "override",
     [
         "job.name=other", "job.timezone=Europe/Berlin", "source.path=elsewhere", "source.glob=a/*.parquet",
-        "source.on_bad_file=quarantine", "annotate.0.model=elsewhere", "models.topic=elsewhere", "sink.path=elsewhere",
+        "source.on_bad_file=quarantine", "annotate.0.model=elsewhere", "models.topic=elsewhere",
+        "annotate.0.revision=v1", "models.topic={model: a/b, revision: v1}", "sink.path=elsewhere",
         "sink.compression=snappy", "sink.row_group_rows=10", "engine.device=cpu", "engine.max_batch_tokens=64",
         "engine.sort_buffer_rows=8", "engine.shard_rows=8", "engine.threads=1", "engine.type=ray",
     ],
@@ -102,11 +103,26 @@ def test_models_of_the_config_win_over_those_of_annotations():
     assert pipeline.annotate[0].model == "old"
 
 
+def test_a_model_of_the_config_takes_the_place_of_the_revision_too():
+    pipeline = Pipeline(annotate=[TextClassification(name="a", model="org/old", revision="v1")])
+    for override, revision in (("models.a=org/new", None), ("models.a={model: org/new, revision: v2}", "v2")):
+        (chosen,) = from_pipeline(override).annotations(pipeline)
+        assert (chosen.checkpoint, chosen.revision) == ("org/new", revision)
+    (kept,) = from_pipeline().annotations(pipeline)
+    assert (kept.checkpoint, kept.revision) == ("org/old", "v1")
+
+
+def test_a_chosen_model_is_shown_as_short_as_it_can_be():
+    assert config("models.topic=a").model_dump()["models"] == {"topic": "a"}
+    pinned = {"topic": {"model": "org/a", "revision": "v1"}}
+    assert Config(**config().model_dump() | {"models": pinned}).model_dump()["models"] == pinned
+
+
 @pytest.mark.parametrize(
     ("annotations", "override", "message"),
     [
         ([TextClassification(name="a")], "job.name=x",
-         "models: annotation 'a' has no model; name its folder in models.a, or as 'model' of the annotation"),
+         "models: annotation 'a' has no model; name its folder or hub id in models.a, or as 'model' of the annotation"),
         ([TextClassification(name="a", model="m")], "models.b=m", "models: no annotation is named 'b'; there are: a"),
         ([TextClassification(name="id", model="m")], "job.name=x",
          "sink.passthrough: 'id' is also the name of an annotation; rename one of them"),
@@ -124,7 +140,7 @@ def test_a_config_with_a_pipeline_asks_for_it():
 
 
 def test_an_annotation_without_a_model_says_where_to_name_one():
-    with pytest.raises(ConfigError, match=r"annotation 'a' has no model; name its folder in models\.a"):
+    with pytest.raises(ConfigError, match=r"annotation 'a' has no model; name its folder or hub id in models\.a"):
         _ = TextClassification(name="a").checkpoint
 
 
@@ -168,6 +184,20 @@ def test_the_json_schema_describes_numbers_that_may_be_auto():
     properties = Config.model_json_schema()["$defs"]["Engine"]["properties"]
     assert properties["max_batch_tokens"]["anyOf"] == [{"const": "auto"}, {"type": "integer", "minimum": 16}]
     assert properties["gpus_per_actor"]["anyOf"] == [{"const": "auto"}, {"type": "number", "exclusiveMinimum": 0}]
+
+
+def test_the_json_schema_says_what_every_key_means():
+    schema_ = Config.model_json_schema()
+    sections = {name: kind.get("anyOf", [kind])[-1] for name, kind in schema_["$defs"].items()} | {"Config": schema_}
+    silent = [
+        f"{name}.{key}" for name, section in sections.items() for key, value in section["properties"].items()
+        if not value.get("description")
+    ]  # fmt: skip
+    assert silent == []
+    assert len(sections) > 10
+    revision = sections["TokenClassification"]["properties"]["revision"]["description"]
+    assert revision.startswith("Branch, tag or commit of a hub id")
+    assert schema_["$defs"]["ChosenModel"]["anyOf"][0] == {"type": "string"}
 
 
 def test_public_names_are_sorted_and_there():

@@ -216,7 +216,7 @@ def test_lists_of_choices_are_read_from_dicts_tables_and_frames_alike(tmp_path):
         annotator([{"text": "bada", "options": "kego"}])
 
 
-@pytest.mark.parametrize("options", [{"topk": 2}, {"top_k": 0}, {"threshold": "high"}, {"stride": 4, "text_pair": "b"}])
+@pytest.mark.parametrize("options", [{"topk": 2}, {"top_k": 0}, {"threshold": "high"}, {"stride": -1}])
 def test_a_wrong_option_is_refused_by_its_name(checkpoint, options):
     with pytest.raises(ConfigError, match=f"text-classification: {next(iter(options))}: "):
         Annotator(model=checkpoint, **options)

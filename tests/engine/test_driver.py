@@ -539,9 +539,7 @@ def test_a_run_that_was_superseded_stops_and_what_it_committed_counts(workspace)
             STORE.replace(workspace.layout().heartbeat(2), b"released\n")
 
     with pytest.raises(BusyError, match="another run took over; let it finish; what was committed here counts"):
-        workspace.driver(
-            workspace.job(), make_executor=lambda job, spec: FakeExecutor(spec, failpoint=take_over)
-        ).run()
+        workspace.driver(workspace.job(), make_executor=lambda job, spec: FakeExecutor(spec, failpoint=take_over)).run()
     assert workspace.run().rows_this_attempt == 5
     assert workspace.places() == workspace.source_places()
 

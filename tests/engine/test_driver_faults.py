@@ -149,9 +149,7 @@ def test_a_recovery_may_be_killed_as_well(workspace, server):
     twice = 0
     for number in range(40):
         trial = Trial(workspace, server, f"pair-{number}")
-        crashes = [
-            trial.crash(kill=rng.randrange(operations_of_a_run), after=rng.random() < 0.5) for _ in range(2)
-        ]
+        crashes = [trial.crash(kill=rng.randrange(operations_of_a_run), after=rng.random() < 0.5) for _ in range(2)]
         twice += all(crashes)
         trial.finish()
         shutil.rmtree(trial.sink)

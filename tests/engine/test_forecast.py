@@ -203,9 +203,12 @@ def test_the_time_is_that_of_the_tokens_at_the_measured_speed(folder, seed, forw
     two = [{"name": name, "task": "text-classification", "model": str(folder / name)} for name in ("model", "other")]
     config = tiny_job.job_config(folder) | {"annotate": two}
     estimate = plan(config).estimate
+    alone = plan(config | {"annotate": two[:1]}).estimate
     assert estimate is not None
+    assert alone is not None
     assert estimate.tokens_per_s is not None
-    assert estimate.tokens_computed == forwards * estimate.tokens
+    assert estimate.tokens_computed == forwards * alone.tokens_computed
+    assert 0 < alone.tokens_computed <= alone.tokens == estimate.tokens  # less where documents repeat
     assert estimate.seconds == pytest.approx(estimate.tokens_computed / estimate.tokens_per_s, rel=0.1)
     assert estimate.basis == (
         "a sample of 70 rows from 4 of 4 shards; models alone, measured in this process on cpu float32, for one worker"

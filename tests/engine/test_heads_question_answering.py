@@ -22,7 +22,7 @@ from distilbatch.errors import CheckpointError, ConfigError
 from distilbatch.model.configuration import DistilBertConfig
 from distilbatch.model.convert import copy_tokenizer
 from distilbatch.model.modeling import DistilBertForQuestionAnswering
-from distilbatch.tasks.question_answering import NO_QUESTION
+from distilbatch.tasks.question_answering import NO_CONTEXT, NO_QUESTION
 
 POSITIONS = 64
 COLUMNS = (("context", "text"), ("question", "question"))
@@ -157,8 +157,9 @@ def test_answers_equal_the_reference_on_texts_of_any_script(
         zip(contexts, questions, annotated.columns[0].to_pylist(), strict=True)
     ):
         if not reference.tokenizer.tokenize(context):
-            assert answers is None
+            assert (answers, annotated.errors[row]) == (None, f"answers: {NO_CONTEXT}")
             continue
+        assert annotated.errors[row] is None
         windows += int(annotated.num_windows[row])
         assert_answers(
             answers, reference.answers(question, context, max_length=max_length, stride=stride, options=options)
@@ -166,7 +167,6 @@ def test_answers_equal_the_reference_on_texts_of_any_script(
         assert all(
             answer["answer"] == context[answer["start"] : answer["end"]] for answer in answers if answer["answer"]
         )
-    assert annotated.errors == [None] * len(contexts)
     assert windows > len(contexts)
     assert not annotated.truncated.any()
 
@@ -176,17 +176,9 @@ def test_bad_rows_are_named_and_the_others_answered(random_model):
     questions = ["who?", "who?", "who?", None, "who?", "who?", " ", None]
     annotated = annotate(random_model, {"text": contexts, "question": questions})
     statuses = [status.value for status in annotated.statuses]
-    assert statuses == ["ok", "null", "empty", "error", "empty", "empty", "error", "null"]
-    assert annotated.errors == [
-        None,
-        None,
-        None,
-        f"answers: {NO_QUESTION}",
-        None,
-        None,
-        f"answers: {NO_QUESTION}",
-        None,
-    ]
+    assert statuses == ["ok", *["error"] * 6, "null"]
+    no_context, no_question = f"answers: {NO_CONTEXT}", f"answers: {NO_QUESTION}"
+    assert annotated.errors == [None, no_context, no_context, no_question, no_context, no_context, no_question, None]
     assert [answers is None for answers in annotated.columns[0].to_pylist()] == [False] + [True] * 7
 
 

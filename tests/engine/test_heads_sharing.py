@@ -74,9 +74,9 @@ def tokenizations(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[bool]]:
     """Whether details were asked for, of every tokenization."""
     original, calls = DocumentTokenizer.encode, []
 
-    def counted(self, first, second=None, *, details: bool = False) -> TokenBatch:
+    def counted(self, first, second=None, *, details: bool = False, **options: object) -> TokenBatch:
         calls.append(details)
-        return original(self, first, second, details=details)
+        return original(self, first, second, details=details, **options)
 
     monkeypatch.setattr(DocumentTokenizer, "encode", counted)
     return calls

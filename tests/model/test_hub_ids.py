@@ -14,9 +14,10 @@ from huggingface_hub import constants
 from safetensors.torch import load_file
 
 from distilbatch.errors import CheckpointError, ConfigError
-from distilbatch.model import auto, hub
+from distilbatch.model import auto
 from distilbatch.model.configuration import CONFIG_FILE
 from distilbatch.model.modeling import DistilBertForSequenceClassification
+from distilbatch.model.source import Source, locate
 
 IDS = torch.arange(12).view(2, 6)
 
@@ -24,24 +25,24 @@ IDS = torch.arange(12).view(2, 6)
 @pytest.mark.parametrize("name", ["a--b", "a..b", "org/a.", "x" * 300])
 def test_what_is_no_hub_id_is_refused(name):
     with pytest.raises(CheckpointError, match=r"hub model \S+: revision main cannot be fetched; found HFValidation"):
-        hub.locate(name)
+        locate(name)
 
 
 @pytest.mark.parametrize("name", ["./a/b", "/a/b", "~/a", "../a", "a/b/c", "a/", "a\\b", ".", "", "a b", "-a", "ü"])
 def test_what_cannot_be_a_hub_id_is_a_folder(tmp_path, monkeypatch, name):
     monkeypatch.chdir(tmp_path)
-    assert hub.locate(name) == hub.Source(Path(name))
-    assert hub.locate(Path("org/name")) == hub.Source(Path("org/name"))
+    assert locate(name) == Source(Path(name))
+    assert locate(Path("org/name")) == Source(Path("org/name"))
     with pytest.raises(CheckpointError, match=r"checkpoint .*; expected a folder with config.json .*check the path"):
         auto.load(Path("org/name"))
     with pytest.raises(ConfigError, match=r"revision v1 of .*; expected a hub id; found a folder; leave"):
-        hub.locate(name, revision="v1")
+        locate(name, revision="v1")
 
 
 def test_a_folder_comes_before_a_hub_id(tmp_path, monkeypatch, tiny_checkpoint):
     folder = tiny_checkpoint()
     monkeypatch.chdir(folder.parent)
-    assert auto.load(folder.name).origin.source == hub.Source(Path(folder.name))
+    assert auto.load(folder.name).origin.source == Source(Path(folder.name))
     message = "checkpoint model.bin: .*found a file|checkpoint model.bin; .*found a file"
     (tmp_path / "model.bin").touch()
     with pytest.raises(CheckpointError, match=message):
@@ -53,7 +54,7 @@ def test_a_mistyped_path_is_not_looked_for_on_the_hub(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     message = "checkpoint models/tony; .*found the folder models without tony in it; check the path; if the hub's"
     with pytest.raises(CheckpointError, match=message):
-        hub.locate("models/tony")
+        locate("models/tony")
 
 
 @pytest.mark.parametrize("load", [auto.load, DistilBertForSequenceClassification.from_pretrained])

@@ -18,9 +18,13 @@ from distilbatch.errors import ConfigError
 from distilbatch.records import HeadOutput, TokenBatch
 from distilbatch.tasks import answer_spans
 from distilbatch.tasks.answer_spans import best_spans, read_contexts
-from distilbatch.tasks.base import OUT_OF_MEMORY, Asked
-from distilbatch.tasks.question_answering import NO_QUESTION, QuestionAnsweringOptions, QuestionAnsweringTask
-from distilbatch.tasks.text_classification import NOT_FINITE
+from distilbatch.tasks.base import NOT_FINITE, OUT_OF_MEMORY, Asked
+from distilbatch.tasks.question_answering import (
+    NO_CONTEXT,
+    NO_QUESTION,
+    QuestionAnsweringOptions,
+    QuestionAnsweringTask,
+)
 from distilbatch.tokenization import DocumentTokenizer
 
 GOLDEN = json.loads((Path(__file__).parent / "golden" / "question_answering.json").read_text("utf-8"))["cases"]
@@ -145,18 +149,18 @@ def test_one_question_may_be_asked_of_every_context(vocabulary):
     assert answers == named.decode(named.ask(contexts, ["where lives anna?"] * 3))[0]
 
 
-def test_a_context_without_a_question_is_an_error_and_a_question_without_a_context_is_not(vocabulary):
+def test_a_question_and_a_context_need_each_other(vocabulary):
     asker = Asker(vocabulary)
-    asked = asker.ask(["the river", None, None, "a town", "a house"], [None, "who?", None, "where?", "\u0000\u0001"])
+    contexts = ["the river", None, None, "a town", "a house", "\u0001", None]
+    asked = asker.ask(contexts, [None, "who?", None, "where?", "\u0000\u0001", "who?", "\u0001"])
     answers, errors = asker.decode(asked)
-    assert errors == {0: NO_QUESTION, 4: NO_QUESTION}
-    assert [answer is None for answer in answers] == [True, True, True, False, True]
+    assert errors == {0: NO_QUESTION, 1: NO_CONTEXT, 4: NO_QUESTION, 5: NO_CONTEXT, 6: NO_CONTEXT}
+    assert [answer is None for answer in answers] == [True, True, True, False, True, True, True]
 
 
-def test_a_context_without_tokens_is_null(vocabulary):
-    asker = Asker(vocabulary)
-    answers, errors = asker.decode(asker.ask(["\u0001", "\u0002"], ["who?", "where?"]))
-    assert (answers, errors) == ([None, None], {})
+def test_where_all_rows_are_asked_the_same_one_without_a_context_is_null(vocabulary):
+    asker = Asker(vocabulary, question="who?")
+    assert asker.decode(asker.ask(["\u0001", None])) == ([None, None], {})
 
 
 def test_a_row_with_a_window_out_of_memory_or_not_finite_is_an_error_and_the_others_are_not(vocabulary):

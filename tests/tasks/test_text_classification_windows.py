@@ -15,12 +15,8 @@ from distilbatch.engine.spec import HeadSpec
 from distilbatch.model.modeling import DistilBertForSequenceClassification
 from distilbatch.records import HeadOutput, Sequences, TokenBatch
 from distilbatch.tasks.base import NOT_FINITE, OUT_OF_MEMORY, Asked
-from distilbatch.tasks.text_classification import (
-    NO_SECOND,
-    REDUCTIONS,
-    TextClassificationOptions,
-    TextClassificationTask,
-)
+from distilbatch.tasks.text_classification import NO_SECOND, TextClassificationOptions, TextClassificationTask
+from distilbatch.tasks.text_windows import REDUCTIONS
 
 LABELS = ("red", "green", "blue")
 MAX_LENGTH = 16

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from distilbatch.errors import ConfigError
 from distilbatch.tokenization import DocumentTokenizer
-from distilbatch.tokenization.encode import Cut, cut_pair, longest_stride
+from distilbatch.tokenization.encode import Cut, cut_question, longest_stride
 
 VOCABULARY = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "b", "##s", "##ing", "#")
 
@@ -32,7 +32,7 @@ def folder(tmp_path: Path) -> Path:
 )
 def test_windows_cover_the_second_text_share_the_stride_and_get_on(first, second, room, share, limit):
     stride = int(share * longest_stride(room))
-    cuts = list(cut_pair(first, second, room, stride, max_first=limit))
+    cuts = list(cut_question(first, second, room, stride, max_question=limit))
     kept = {cut.first[1] for cut in cuts}
     assert len(kept) == 1
     assert min(first, 1) <= max(kept) <= min(first, limit)
@@ -45,15 +45,11 @@ def test_windows_cover_the_second_text_share_the_stride_and_get_on(first, second
 
 
 def test_a_first_text_within_its_limit_is_whole():
-    assert next(cut_pair(20, 100, 61, 10, max_first=30)) == Cut((0, 20), (0, 41), False)
+    assert next(cut_question(20, 100, 61, 10, max_question=30)) == Cut((0, 20), (0, 41), False)
 
 
 def test_a_first_text_is_cut_to_its_limit_also_where_both_would_fit():
-    assert list(cut_pair(9, 5, 61, None, max_first=4)) == [Cut((0, 4), (0, 5), True)]
-
-
-def test_without_a_limit_the_first_text_keeps_half_of_the_room():
-    assert next(cut_pair(50, 100, 60, 10)) == Cut((0, 30), (0, 30), True)
+    assert list(cut_question(9, 5, 61, None, max_question=4)) == [Cut((0, 4), (0, 5), True)]
 
 
 def test_the_limit_reaches_the_tokens(folder):
@@ -64,9 +60,10 @@ def test_the_limit_reaches_the_tokens(folder):
 
 
 def test_a_stride_that_leaves_no_room_for_a_first_text_is_refused(folder):
+    tokenizer = DocumentTokenizer.from_folder(folder, max_length=12, stride=8, max_first=2)
     with pytest.raises(ConfigError, match=r"stride of text windows is too large.*at most 7 for a max_length of 12.*8"):
-        DocumentTokenizer.from_folder(folder, max_length=12, stride=8, max_first=2)
-    assert DocumentTokenizer.from_folder(folder, max_length=12, stride=8).max_length == 12
+        tokenizer.check_room(pairs=True)
+    tokenizer.check_room(pairs=False)
 
 
 def test_tokens_that_continue_a_word_are_told_by_their_prefix(folder):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import ray
 from ray.exceptions import RayTaskError
@@ -13,9 +13,12 @@ from distilbatch.config import Engine
 from distilbatch.engine.actors.cluster import Slots
 from distilbatch.engine.failures import as_ours
 from distilbatch.engine.spec import ShardTask, WorkerSpec
-from distilbatch.engine.worker import Worker
 from distilbatch.errors import DistilbatchError, ResourceError
 from distilbatch.records import ShardResult
+from distilbatch.startup import quick_imports
+
+if TYPE_CHECKING:
+    from distilbatch.engine.worker import Worker
 
 
 class ShardActor:
@@ -26,6 +29,10 @@ class ShardActor:
 
     def start(self, spec: WorkerSpec) -> dict[str, Any]:
         """Load the models. Apart from the constructor, because Ray hides what a constructor raises."""
+        # The driver, which only makes handles of this class, does without torch.
+        with quick_imports():
+            from distilbatch.engine.worker import Worker  # noqa: PLC0415
+
         # Read by the tokenizer's thread pool when it is first used.
         os.environ["RAYON_NUM_THREADS"] = str(spec.device.threads)
         self._worker = Worker(spec)

@@ -27,6 +27,9 @@ _POST_OPS = {
 }
 """Activations that kernels compute in the pass of the linear layer before them, by their names in a config."""
 
+NEARLY_NONNEGATIVE = (*_POST_OPS, "silu", "swish", "relu6", "sigmoid", "mish")
+"""Activations whose outputs are hardly below 0."""
+
 
 class FusedSelfAttention(nn.Module):
     """Self-attention with one product for queries, keys and values, or one for keys and values where few tokens ask.
@@ -69,15 +72,16 @@ class FusedFeedForward(nn.Module):
     Args:
         ffn: What it replaces.
         activation: The config's name of the activation; anything else if it has none.
-        make: Makes linear layers.
+        first: Makes the layer before the activation.
+        second: Makes the layer behind it.
     """
 
-    def __init__(self, ffn: FeedForward, *, activation: object, make: MakeLinear) -> None:
+    def __init__(self, ffn: FeedForward, *, activation: object, first: MakeLinear, second: MakeLinear) -> None:
         super().__init__()
         post = _POST_OPS.get(activation) if isinstance(activation, str) else None
         self.activation: Activation | None = ffn.activation if post is None else None
-        self.lin1 = make([ffn.lin1], post or NOTHING)
-        self.lin2 = make([ffn.lin2], NOTHING)
+        self.lin1 = first([ffn.lin1], post or NOTHING)
+        self.lin2 = second([ffn.lin2], NOTHING)
 
     @override
     def forward(self, hidden: Tensor) -> Tensor:

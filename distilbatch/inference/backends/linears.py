@@ -13,7 +13,7 @@ from torch.nn import functional as F  # noqa: N812 - torch's own name for it
 from typing_extensions import override
 
 from distilbatch.inference.backends import operators
-from distilbatch.inference.backends.operators import NOTHING, PostOp
+from distilbatch.inference.backends.operators import FULL_LEVELS, NOTHING, PostOp
 
 HINT_ROWS = 2048  # rows of a usual token batch on a CPU: what weights are laid out for
 
@@ -67,29 +67,45 @@ class MergedLinear(nn.Module):
 
 
 class Int8Linear(nn.Module):
-    """Weights of 8 bits a channel; activations of 8 bits (7 without VNNI) between the bounds of the token batch.
+    """Weights of 8 bits, a scale a channel; activations of 8 bits, or of 7 on CPUs that would overflow.
 
-    Bounds of the batch at hand need no calibration and no state; they tie a score's last digits to its batch.
+    Activations are scaled by their own bounds, so that there is no calibration and no state: row by row, which is the
+    finer way and costs a pass over the output. Only where that would take an activation function out of the product
+    and no resolution is to spare, the bounds are those of the whole token batch.
 
     Args:
         layers: Layers with the same input.
         post: The function of their outputs.
         dtype: Of the output; the input is float32, or is made so.
+        nonnegative: Whether the input is nearly so, as after GELU.
     """
 
-    def __init__(self, layers: Sequence[nn.Linear], post: PostOp, *, dtype: torch.dtype = torch.float32) -> None:
+    def __init__(
+        self,
+        layers: Sequence[nn.Linear],
+        post: PostOp,
+        *,
+        dtype: torch.dtype = torch.float32,
+        nonnegative: bool = False,
+    ) -> None:
         super().__init__()
         weight, bias = _merged(layers)
         self._weight = operators.pack_int8(weight, rows=HINT_ROWS)
         self._bias = bias.float()
         self._levels = operators.activation_levels()
+        self._by_row = post == NOTHING or self._levels < FULL_LEVELS
+        self._zero = self._levels // (8 if nonnegative else 2)
         self._post = post
         self._dtype = dtype
 
     @override
     def forward(self, x: Tensor) -> Tensor:
         """Map ``(T, in)`` to ``(T, out)``."""
-        quantised = operators.quantise(x.float(), levels=self._levels)
+        x = x.float()
+        if self._by_row:
+            quantised = operators.quantise_rows(x, levels=self._levels, zero=self._zero)
+        else:
+            quantised = operators.quantise(x, levels=self._levels)
         return operators.int8_linear(quantised, self._weight, self._bias, dtype=self._dtype, post=self._post)
 
 

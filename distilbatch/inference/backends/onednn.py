@@ -15,7 +15,7 @@ from typing_extensions import override
 from distilbatch.inference.backends import operators
 from distilbatch.inference.backends.attention import SteppedAttention, Workspace
 from distilbatch.inference.backends.base import Backend
-from distilbatch.inference.backends.fused import FusedFeedForward, FusedSelfAttention
+from distilbatch.inference.backends.fused import NEARLY_NONNEGATIVE, FusedFeedForward, FusedSelfAttention
 from distilbatch.inference.backends.linears import Int8Linear, MakeLinear, PackedLinear
 from distilbatch.model.attention import Attention, sdpa_attention
 from distilbatch.model.layers import FeedForward, SelfAttention
@@ -43,13 +43,17 @@ class OneDnnBackend(Backend):
             if isinstance(attention, SelfAttention):  # else it was prepared for another head on this encoder
                 block.set_submodule("attention", self._fuse(attention, attend, last=block is blocks[-1]))
             if isinstance(ffn, FeedForward):
-                fused = FusedFeedForward(ffn, activation=model.config.activation, make=self._linear(torch.float32))
-                block.set_submodule("ffn", fused)
+                block.set_submodule("ffn", self._fuse_ffn(ffn, model.config.activation))
 
     def _fuse(self, attention: SelfAttention, attend: Attention, *, last: bool) -> FusedSelfAttention:
         half = self._int8 and operators.bfloat16_is_native()  # else attention would cost more than what int8 saves
         project, out = self._linear(torch.bfloat16 if half else torch.float32), self._linear(torch.float32)
         return FusedSelfAttention(attention, project=project, out=out, attend=attend, few_queries=last)
+
+    def _fuse_ffn(self, ffn: FeedForward, activation: object) -> FusedFeedForward:
+        first = self._linear(torch.float32)
+        second: MakeLinear = partial(Int8Linear, nonnegative=activation in NEARLY_NONNEGATIVE) if self._int8 else first
+        return FusedFeedForward(ffn, activation=activation, first=first, second=second)
 
     def _linear(self, output: torch.dtype) -> MakeLinear:
         return partial(Int8Linear, dtype=output) if self._int8 else PackedLinear

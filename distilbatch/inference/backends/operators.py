@@ -104,12 +104,17 @@ class Quantised(NamedTuple):
         values: ``(T, in)`` uint8.
         scale: Step.
         zero: The byte that stands for 0.
+        row_scales: ``(T, 1)`` float32, another factor for each row; None for 1.
     """
 
     values: Tensor
     scale: float
     zero: int
+    row_scales: Tensor | None = None
 
+
+FULL_LEVELS = 255
+"""The largest activation byte of CPUs with VNNI or AMX."""
 
 _WEIGHT_LEVELS = 127
 
@@ -140,10 +145,32 @@ def quantise(x: Tensor, *, levels: int) -> Quantised:
     return Quantised(values, scale, zero)
 
 
+def quantise_rows(x: Tensor, *, levels: int, zero: int) -> Quantised:
+    """Quantise ``(T, in)`` float32 activations to 0..``levels``, each row between bounds of its own.
+
+    A token with large activations, as special tokens have, then takes no resolution from the others, and a document's
+    result does not depend on the batch it is in.
+
+    Args:
+        x: The activations.
+        levels: The largest byte.
+        zero: The byte that stands for 0 in every row; the lower, the less is kept for negative values.
+    """
+    least, most = torch.aminmax(x, dim=1, keepdim=True)
+    scales = torch.maximum(most / (levels - zero), least / -zero).clamp_(min=torch.finfo(torch.float32).tiny)
+    values = torch.addcmul(torch.tensor(zero + 0.5), x, scales.reciprocal())
+    # A bound's own quotient may round up to one more than there is.
+    return Quantised(values.clamp_(max=levels).to(torch.uint8), 1.0, zero, scales)
+
+
 def int8_linear(
     x: Quantised, packed: PackedInt8, bias: Tensor, *, dtype: torch.dtype = torch.float32, post: PostOp = NOTHING
 ) -> Tensor:
-    """Map ``(T, in)`` to ``(T, out)`` of ``dtype``: ``post(x @ weight.T + bias)``, with sums in int32."""
+    """Map ``(T, in)`` to ``(T, out)`` of ``dtype``: ``post(x @ weight.T + bias)``, with sums in int32.
+
+    Rows with scales of their own take another pass, and can have no ``post`` in the first one.
+    """
+    by_row = x.row_scales is not None
     out: Tensor = _ONEDNN.qlinear_pointwise(
         x.values,
         x.scale,
@@ -151,15 +178,24 @@ def int8_linear(
         packed.weight,
         packed.scales,
         packed.zeros,
-        bias,
+        None if by_row else bias,
         1.0,
         0,
         dtype,
-        post.name,
+        NOTHING.name if by_row else post.name,
         [],
-        post.algorithm,
+        NOTHING.algorithm if by_row else post.algorithm,
     )
-    return out
+    if x.row_scales is None:
+        return out
+    torch.addcmul(bias.to(dtype), out, x.row_scales.to(dtype), out=out)
+    return _apply(post, out)
+
+
+def _apply(post: PostOp, x: Tensor) -> Tensor:
+    if post.name == "gelu":
+        return F.gelu(x, approximate=post.algorithm)
+    return F.relu(x) if post.name == "relu" else x
 
 
 @cache
@@ -171,7 +207,7 @@ def activation_levels() -> int:
     """
     if torch.backends.cpu.get_cpu_capability() not in {"AVX2", "AVX512"}:
         return 0  # reference kernels, thousands of times slower
-    for levels in (255, 127):
+    for levels in (FULL_LEVELS, FULL_LEVELS // 2):
         try:
             if _sums_are_exact(levels):
                 return levels

@@ -23,6 +23,7 @@ from distilbatch.model.modeling import (
 from distilbatch.model.packed import Layout, PackedTokens
 
 CPU = torch.device("cpu")
+TRUE_INT8_LINEAR = operators.int8_linear
 ACTIVATIONS = ("gelu", "gelu_new", "gelu_python", "relu", "silu", "tanh", "gelu_10", torch.sin)
 KINDS = (DistilBertForSequenceClassification, DistilBertForTokenClassification, DistilBertForMaskedLM)
 
@@ -84,6 +85,47 @@ def test_int8_results_are_near(seed):
         exact, found = model.forward_packed(packed), fast.forward_packed(packed)
     assert (found - exact).abs().mean() < 0.1 * exact.abs().mean()
     assert not torch.equal(found, exact)  # or nothing was quantised
+
+
+@needs_int8
+def test_int8_with_seven_bits_does_not_depend_on_the_batch(monkeypatch):
+    monkeypatch.setattr(operators, "activation_levels", lambda: 127)
+    model, packed = random_model(0, spread=0.1)
+    OneDnnBackend(int8=True).prepare(model, device=CPU, dtype=torch.float32)
+    first_length = packed.runs[0][1]
+    alone = PackedTokens.from_lengths(packed.input_ids[:first_length], [first_length])
+    with torch.inference_mode():
+        torch.testing.assert_close(
+            model.forward_packed(alone)[0], model.forward_packed(packed)[0], atol=1e-5, rtol=1e-5
+        )
+
+
+@needs_int8
+@pytest.mark.parametrize("seed", range(10))
+def test_int8_with_eight_bits_takes_the_path_of_fused_activations(monkeypatch, seed):
+    if operators.activation_levels() < 255:  # what such a CPU would compute: the same sums, without overflow
+        monkeypatch.setattr(operators, "int8_linear", exact_int8_linear)
+        monkeypatch.setattr(operators, "activation_levels", lambda: 255)
+    model, packed = random_model(seed, spread=0.1)
+    fast = copy.deepcopy(model)
+    OneDnnBackend(int8=True).prepare(fast, device=CPU, dtype=torch.float32)
+    with torch.inference_mode():
+        exact, found = model.forward_packed(packed), fast.forward_packed(packed)
+    assert (found - exact).abs().mean() < 0.05 * exact.abs().mean()
+
+
+def exact_int8_linear(x, packed, bias, *, dtype=torch.float32, post=operators.NOTHING):
+    """Half of each byte at a time, which no CPU's sums overflow."""
+    halves = (x.values // 2, x.values - x.values // 2)
+    zeros = (x.zero // 2, x.zero - x.zero // 2)
+    parts = [
+        TRUE_INT8_LINEAR(operators.Quantised(values, x.scale, zero), packed, torch.zeros_like(bias))
+        for values, zero in zip(halves, zeros, strict=True)
+    ]
+    out = sum(parts) * (1 if x.row_scales is None else x.row_scales) + bias
+    if post.name == "gelu":
+        out = torch.nn.functional.gelu(out, approximate=post.algorithm)
+    return (out.relu() if post.name == "relu" else out).to(dtype)
 
 
 @needs_int8

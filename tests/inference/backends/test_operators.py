@@ -60,16 +60,43 @@ def test_quantised_activations_stay_in_range_and_within_a_step(levels, seed):
     generator = torch.Generator().manual_seed(seed)
     scale, shift = torch.randn(2, generator=generator).tolist()
     x = 10**scale * (torch.randn(50, 40, generator=generator) + 3 * shift)
-    values, step, zero = operators.quantise(x, levels=levels)
+    values, step, zero, _ = operators.quantise(x, levels=levels)
     assert values.dtype is torch.uint8
     assert int(values.max()) <= levels
     assert ((values.float() - zero) * step - x).abs().max() <= 0.501 * step
     assert ((values == zero) == (x.abs() < 0.5 * step)).float().mean() > 0.99
 
 
+@pytest.mark.parametrize(("levels", "zero"), [(127, 63), (255, 127), (255, 31), (127, 15)])
+@pytest.mark.parametrize("seed", range(10))
+def test_rows_are_quantised_within_a_step_of_their_own(levels, zero, seed):
+    generator = torch.Generator().manual_seed(seed)
+    x = torch.randn(50, 40, generator=generator) * 10 ** torch.randn(50, 1, generator=generator)
+    values, scale, found_zero, row_scales = operators.quantise_rows(x, levels=levels, zero=zero)
+    assert (scale, found_zero) == (1.0, zero)
+    assert int(values.max()) <= levels
+    assert ((values.float() - zero) * row_scales - x).abs().max(1).values.le(0.502 * row_scales[:, 0]).all()
+    alone = operators.quantise_rows(x[7:8], levels=levels, zero=zero)
+    assert torch.equal(alone.values, values[7:8])  # whatever batch a row is in
+
+
+@needs_int8
+@pytest.mark.parametrize("post", POST_OPS, ids=str)
+def test_rows_with_scales_of_their_own_give_the_same_sums(post):
+    levels = operators.activation_levels()
+    x, weight, bias = torch.randn(40, 64) * 10 ** torch.randn(40, 1), torch.randn(30, 64), torch.randn(30)
+    packed = operators.pack_int8(weight, rows=40)
+    quantised = operators.quantise_rows(x, levels=levels, zero=levels // 2)
+    found = operators.int8_linear(quantised, packed, bias, post=post)
+    rounded = (weight / packed.scales[:, None]).round().double() * packed.scales.double()[:, None]
+    inputs = (quantised.values.double() - quantised.zero) * quantised.row_scales.double()
+    exact = POST_OPS[post](inputs @ rounded.T + bias.double())
+    torch.testing.assert_close(found.double(), exact, atol=1e-3, rtol=1e-4)
+
+
 @pytest.mark.parametrize("x", [torch.zeros(3, 4), torch.full((3, 4), 7.0), torch.full((3, 4), -7.0), torch.zeros(0, 4)])
 def test_activations_without_spread_are_quantised_too(x):
-    values, step, zero = operators.quantise(x, levels=255)
+    values, step, zero, _ = operators.quantise(x, levels=255)
     torch.testing.assert_close((values.float() - zero) * step, x, atol=0.05, rtol=0)
 
 

@@ -1,0 +1,61 @@
+"""The process of a trial: computes a sample of documents in float32 and in other precisions, and compares."""
+
+from __future__ import annotations
+
+import json
+import pickle
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import pyarrow as pa
+
+from distilbatch.engine.agreement import agreeing
+from distilbatch.engine.heads import Heads
+from distilbatch.engine.sampling import read_sample
+from distilbatch.engine.spec import WorkerSpec
+from distilbatch.engine.trial import EXACT, Assignment, Trial
+
+
+def measure(assignment: Assignment) -> Trial:
+    """Compute the sample in float32 and in each precision, in this process.
+
+    Raises:
+        DistilbatchError: The sample cannot be read, or the models cannot run.
+    """
+    batches = [batch for task in assignment.tasks for batch in read_sample(assignment.spec, task, assignment.max_rows)]
+    exact, seconds = _annotate(assignment.spec, batches, EXACT)
+    times = {EXACT: seconds}
+    agreement: dict[str, float] = {}
+    rows = 0
+    for precision in assignment.precisions:
+        found, times[precision] = _annotate(assignment.spec, batches, precision)
+        same = [agreeing(a, b) for a, b in zip(exact, found, strict=True)]
+        rows = sum(len(part) for part in same)
+        agreement[precision] = sum(int(part.sum()) for part in same) / max(1, rows)
+    return Trial(rows, agreement, {name: round(rows / max(taken, 1e-9), 2) for name, taken in times.items()})
+
+
+def _annotate(
+    spec: WorkerSpec, batches: Sequence[pa.RecordBatch], precision: str
+) -> tuple[list[tuple[pa.Array, ...]], float]:
+    """The columns of each batch, and the seconds of the models alone."""
+    heads = Heads(spec.heads, device=replace(spec.device, precision=precision), max_doc_bytes=spec.max_doc_bytes)
+    heads.predict(heads.tokenize(heads.harmless()))  # the first call of a kernel compiles it
+    columns, seconds = [], 0.0
+    for batch in batches:
+        buffer = heads.tokenize(dict(zip(batch.schema.names, batch.columns, strict=True)))
+        outputs = heads.predict(buffer)
+        seconds += sum(output.seconds for output in outputs)
+        columns.append(heads.decode(buffer, outputs).columns)
+    return columns, seconds
+
+
+def _main(orders: str, answer: str) -> None:
+    trial = measure(pickle.loads(Path(orders).read_bytes()))  # written by run_trial, for this process alone
+    Path(answer).write_text(json.dumps(asdict(trial)), "utf-8")
+
+
+if __name__ == "__main__":
+    _main(*sys.argv[1:])

@@ -1,0 +1,200 @@
+"""The precision of a run: tried on its own documents, recorded once, refused when it changes too much."""
+
+from __future__ import annotations
+
+import json
+import threading
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import tiny_job
+
+from distilbatch import run
+from distilbatch.engine import settle, trial, trial_process
+from distilbatch.engine.trial import Trial
+from distilbatch.errors import DataError, SetupError
+from distilbatch.inference import precision
+from distilbatch.inference.backends import operators
+
+needs_int8 = pytest.mark.skipif(not operators.activation_levels(), reason="torch has no int8 kernels for this CPU")
+
+
+@pytest.fixture
+def folder(tmp_path):
+    tiny_job.write_checkpoint(tmp_path / "model")
+    tiny_job.write_source(tmp_path / "source" / "a.parquet", 60)
+    return tmp_path
+
+
+@pytest.fixture
+def trials(monkeypatch):
+    """Counts trials and answers them, in place of the child process; real ones are in the tests that say so."""
+    answers: list[Trial | str] = []
+    asked = []
+
+    def answer(assignment, *, stop):
+        asked.append(assignment)
+        return answers.pop(0)
+
+    monkeypatch.setattr(settle, "run_trial", answer)
+    monkeypatch.setattr(settle, "MIN_TRIAL_ROWS", 1)
+    monkeypatch.setattr(precision, "fast_precisions", lambda _device: ("int8", "bfloat16"))
+    answers_and_asked = type("Trials", (), {"answers": answers, "asked": asked})
+    return answers_and_asked
+
+
+def figures(*, int8: float, bfloat16: float, speeds: tuple[float, float, float] = (10, 40, 20)) -> Trial:
+    return Trial(
+        50, {"int8": int8, "bfloat16": bfloat16}, dict(zip(("float32", "int8", "bfloat16"), speeds, strict=True))
+    )
+
+
+def written_precisions(folder) -> set[str]:
+    files = (folder / "out" / "data").rglob("*.parquet")
+    return {pq.read_metadata(file).metadata[b"distilbatch.precision"].decode() for file in files}
+
+
+@pytest.mark.parametrize(
+    ("answer", "expected"),
+    [
+        (figures(int8=1.0, bfloat16=1.0), "int8"),
+        (figures(int8=0.9985, bfloat16=1.0), "bfloat16"),
+        (figures(int8=0.99, bfloat16=0.5), "float32"),
+        (figures(int8=1.0, bfloat16=1.0, speeds=(10, 10.2, 9)), "float32"),
+        (figures(int8=1.0, bfloat16=1.0, speeds=(10, 12, 20)), "bfloat16"),
+        ("the trial ended with code -9", "float32"),
+    ],
+)
+def test_auto_takes_the_fastest_that_keeps_the_labels(folder, trials, answer, expected):
+    trials.answers.append(answer)
+    config = tiny_job.job_config(folder)
+    job, plan, ledger = planned(config)
+    record = settle_record(job, plan, ledger)
+    assert record.precision == expected
+    if isinstance(answer, Trial):
+        assert record.agreement == answer.agreement
+        assert record.rows_per_s == answer.rows_per_s
+        assert record.sample_rows == answer.rows
+    else:
+        assert answer in record.basis
+
+
+def planned(config):
+    from distilbatch.commit.ledger import RunLedger
+    from distilbatch.commit.store import LocalStore
+    from distilbatch.engine.driver import resolve_run
+    from distilbatch.engine.planning import obtain_plan
+
+    job = resolve_run(config)
+    return job, obtain_plan(job, LocalStore()), RunLedger(LocalStore(), job.layout)
+
+
+def settle_record(job, plan, ledger):
+    chosen = settle.settle_precision(job, plan, ledger, stop=threading.Event())
+    record = ledger.precision()
+    assert record is not None
+    assert record.precision == chosen
+    return record
+
+
+def test_the_choice_is_made_once_and_a_resume_keeps_it(folder, trials):
+    trials.answers += [figures(int8=1.0, bfloat16=1.0), figures(int8=0.0, bfloat16=0.0)]
+    job, plan, ledger = planned(tiny_job.job_config(folder))
+    assert settle_record(job, plan, ledger) == settle_record(job, plan, ledger)
+    assert len(trials.asked) == 1
+
+
+def test_a_lower_bar_lets_more_through(folder, trials):
+    trials.answers.append(figures(int8=0.9, bfloat16=1.0))
+    job, plan, ledger = planned(tiny_job.job_config(folder, engine={"min_agreement": 0.9}))
+    assert settle_record(job, plan, ledger).precision == "int8"
+
+
+def test_small_jobs_are_not_worth_a_trial(folder, trials, monkeypatch):
+    monkeypatch.setattr(settle, "MIN_TRIAL_ROWS", 200)
+    job, plan, ledger = planned(tiny_job.job_config(folder))
+    record = settle_record(job, plan, ledger)
+    assert (record.precision, record.sample_rows) == ("auto", 0)
+    assert "60 rows are too few" in record.basis
+    assert trials.asked == []
+
+
+def test_a_precision_that_is_asked_for_is_not_tried_unless_a_bar_is_set(folder, trials):
+    job, plan, ledger = planned(tiny_job.job_config(folder, engine={"precision": "int8"}))
+    assert settle.settle_precision(job, plan, ledger, stop=threading.Event()) == "int8"
+    assert ledger.precision() is None
+    assert trials.asked == []
+
+
+@needs_int8
+def test_a_precision_below_the_bar_is_refused_and_nothing_is_written(folder, trials):
+    trials.answers.append(Trial(50, {"int8": 0.96}, {"float32": 1, "int8": 2}))
+    config = tiny_job.job_config(folder, engine={"precision": "int8", "min_agreement": 0.97})
+    with pytest.raises(
+        DataError, match=r"int8 changes too many labels; expected 97\.00%.*found 96\.00% on a sample of 50"
+    ):
+        run(config)
+    assert not list((folder / "out").rglob("*.parquet"))
+    trials.answers.append(Trial(50, {"int8": 0.97}, {"float32": 1, "int8": 2}))
+    report = run(config)
+    assert report.precision["precision"] == "int8"
+    assert report.precision["agreement"] == {"int8": 0.97}
+    assert written_precisions(folder) == {"int8"}
+
+
+@needs_int8
+def test_a_bar_that_cannot_be_checked_is_an_error(folder, trials):
+    trials.answers.append("no such kernel")
+    with pytest.raises(SetupError, match=r"int8 cannot be checked.*found no such kernel"):
+        run(tiny_job.job_config(folder, engine={"precision": "int8", "min_agreement": 0.5}))
+
+
+@needs_int8
+def test_a_real_trial_in_a_real_process_ends_up_in_plan_folder_report_and_footers(folder, monkeypatch):
+    monkeypatch.setattr(settle, "TRIAL_SHARE", 1)
+    monkeypatch.setattr(settle, "MIN_TRIAL_ROWS", 10)
+    monkeypatch.setattr(settle, "_WORTH", 0.0)  # whatever is faster on so tiny a model
+    report = run(tiny_job.job_config(folder, engine={"min_agreement": 0.5}))
+    assert report.precision["sample_rows"] == 54  # every tenth of 60 is null
+    assert report.precision["agreement"]["int8"] >= 0.5
+    assert min(report.precision["rows_per_s"].values()) > 0
+    metrics = json.loads((folder / "out/_distilbatch/tiny/once/metrics.json").read_text())
+    assert metrics["precision"] == report.precision
+    assert written_precisions(folder) == {report.precision["precision"]}
+
+
+@needs_int8
+def test_a_trial_that_dies_says_why_and_one_that_is_stopped_ends(folder):
+    job, plan, _ = planned(tiny_job.job_config(folder))
+    spec = settle.worker_spec(job, plan)
+    tasks = tuple(settle.ShardTask(shard, plan.fragments[shard.fragment]) for shard in plan.shards)
+    (folder / "model" / "model.safetensors").write_bytes(b"broken")
+    found = trial.run_trial(trial.Assignment(spec, tasks, 10, ("int8",)), stop=threading.Event())
+    assert isinstance(found, str)
+    assert "ended with code 1" in found
+    assert "model.safetensors" in found
+    stop = threading.Event()
+    stop.set()
+    assert isinstance(trial.run_trial(trial.Assignment(spec, tasks, 10, ("int8",)), stop=stop), str)
+
+
+def test_measuring_in_this_process_compares_each_precision_with_float32(folder):
+    job, plan, _ = planned(tiny_job.job_config(folder))
+    spec = settle.worker_spec(job, plan)
+    tasks = tuple(settle.ShardTask(shard, plan.fragments[shard.fragment]) for shard in plan.shards)
+    found = trial_process.measure(trial.Assignment(spec, tasks, 10, ("float32", "bfloat16")))
+    assert found.rows == 27  # 10 of each 20, without nulls
+    assert found.agreement["float32"] == 1.0
+    assert 0.5 < found.agreement["bfloat16"] <= 1.0
+    assert set(found.rows_per_s) == {"float32", "bfloat16"}
+
+
+def test_repeated_documents_are_counted(folder):
+    pq.write_table(
+        pa.table({"id": [1, 2, 3], "group": ["a"] * 3, "text": ["red", "RED ", "blue"]}), folder / "b.parquet"
+    )
+    config = tiny_job.job_config(folder, source={"path": str(folder / "b.parquet")})
+    report = run(config)
+    assert report.documents_repeated == 1
+    assert report.tokens_computed == report.tokens - 3
