@@ -39,7 +39,7 @@ HOMES = {
     "yaml": ("config/",),
     "typer": ("cli/",),
     "rich": ("cli/",),
-    # The oracle of the tests; and a peer that the benchmark measures in a process of its own, never a part of what runs.
+    # The oracle of the tests, and a peer that the benchmark measures in a process of its own: no part of what runs.
     "transformers": ("bench/peers/",),
     "onnxruntime": ("bench/peers/onnx_runtime.py",),
     "openvino": ("bench/peers/openvino.py",),

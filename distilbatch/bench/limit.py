@@ -26,8 +26,10 @@ from distilbatch.model.configuration import CONFIG_FILE, DistilBertConfig
 
 FLOAT32, BFLOAT16, FLOAT16, INT8 = "float32", "bfloat16", "float16", "int8"
 _PROBE_ROWS = 64
+_PROBE_SHAPE = Shape(768, 768)  # whatever the model: products of a tiny one are all overhead
 _ROWS = {"cpu": 2048, "cuda": 32_768}
 _REPEATS = 3
+_PROBE_REPEATS = 10  # a millisecond each
 _SLOWER = 4.0  # than float32 on the probe: emulated, and the full shape might take minutes
 _DTYPES = {FLOAT32: torch.float32, BFLOAT16: torch.bfloat16, FLOAT16: torch.float16}
 
@@ -88,7 +90,9 @@ class Limit(Competitor):
         missing = self._missing.setdefault(precision, {})
         for kernel, build in kernels.items():
             try:
-                seconds = _best_time(build(_PROBE_ROWS, next(iter(self._shapes.values())), self._device), self._device)
+                seconds = _best_time(
+                    build(_PROBE_ROWS, _PROBE_SHAPE, self._device), self._device, repeats=_PROBE_REPEATS
+                )
             except (RuntimeError, AttributeError, TypeError) as error:  # not built in, or not for this processor
                 missing[kernel] = str(error).splitlines()[0][:200]
                 continue
@@ -112,10 +116,10 @@ class Limit(Competitor):
         return 2.0 * self._rows * shape.inputs * shape.outputs / _best_time(product, self._device)
 
 
-def _best_time(product: Product, device: torch.device) -> float:
+def _best_time(product: Product, device: torch.device, *, repeats: int = _REPEATS) -> float:
     best = float("inf")
     with torch.inference_mode():
-        for _ in range(_REPEATS + 1):  # the first one warms up
+        for _ in range(repeats + 1):  # the first one warms up
             _wait(device)
             start = time.perf_counter()
             product()

@@ -27,7 +27,9 @@ def test_batches_hold_every_document_once_within_the_budget(lengths, budget):
         assert batch.input_ids.size <= budget
         for row, document in enumerate(batch.documents.tolist()):
             start, stop = tokens.cu_seqlens[document : document + 2]
-            assert batch.input_ids[row][batch.attention_mask[row] == 1].tolist() == tokens.input_ids[start:stop].tolist()
+            assert (
+                batch.input_ids[row][batch.attention_mask[row] == 1].tolist() == tokens.input_ids[start:stop].tolist()
+            )
             assert not batch.input_ids[row][batch.attention_mask[row] == 0].any()
 
 

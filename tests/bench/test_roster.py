@@ -35,6 +35,8 @@ def test_every_factory_is_there_and_needs_what_its_file_imports(entrant):
     module, _, name = entrant.factory.partition(":")
     tree = ast.parse((BENCH / Path(*module.split(".")[2:]).with_suffix(".py")).read_text("utf-8"))
     assert name in {node.name for node in tree.body if isinstance(node, (ast.FunctionDef, ast.ClassDef))}
-    imported = {alias.name.split(".")[0] for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
+    imported = {
+        alias.name.split(".")[0] for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names
+    }
     libraries = {"transformers", "onnxruntime", "openvino", "ctranslate2", "sentence_transformers"}
     assert imported & libraries <= set(entrant.requires)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import signal
 from xml.etree import ElementTree
 
+import psutil
 import pytest
 
 FIGURES = {
@@ -101,3 +103,20 @@ def test_arguments_that_make_no_sense_are_refused(place, call, arguments, messag
     ran = call("bench", *arguments)
     assert ran.code == 2
     assert message in ran.err
+
+
+def test_sigterm_ends_the_contestants_and_leaves_nothing_behind(place, start, monkeypatch):
+    (place.folder / "scratch").mkdir()
+    monkeypatch.setenv("TMPDIR", str(place.folder / "scratch"))
+    process = start(
+        "bench", "job.yaml", "--documents", "20", "--rounds", "100000", "--only", "ours-float32", "--threads", 1
+    )
+    for line in process.stderr:
+        if "round 1 of" in line:
+            break
+    contestants = psutil.Process(process.pid).children()  # the limit, and ourselves
+    process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=60)
+    assert process.returncode == 143
+    assert [child.is_running() for child in contestants] == [False, False]
+    assert list((place.folder / "scratch").iterdir()) == []

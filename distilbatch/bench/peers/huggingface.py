@@ -36,7 +36,8 @@ class PeerModel(nn.Module):
         super().__init__()
         self.pooling = workload.pooling if workload.task == FEATURE_EXTRACTION else ""
         kind = transformers.AutoModel if self.pooling else transformers.AutoModelForSequenceClassification
-        self.model = kind.from_pretrained(workload.model, dtype=dtype).eval()
+        self.model = kind.from_pretrained(workload.model, dtype=dtype)
+        self.eval()  # this module too: exporters look at the outermost one, and would keep dropout
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         """``(B, S)`` ids and 0/1 mask to ``(B, C)`` logits or ``(B, H)`` embeddings."""

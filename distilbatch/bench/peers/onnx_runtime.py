@@ -50,7 +50,7 @@ def _export(workload: Workload) -> Path:
     batch, length = torch.export.Dim("batch"), torch.export.Dim("length", max=workload.max_length)
     torch.onnx.export(
         PeerModel(workload),
-        (example, example),
+        (example, example.clone()),  # of one tensor twice the exporter makes one input
         str(partial / path.name),
         input_names=list(_INPUTS),
         output_names=["values"],

@@ -53,7 +53,7 @@ def load(workload: Workload, *, precision: str) -> PaddedPeer:
 
 def _convert(workload: Workload) -> Any:  # noqa: ANN401 - a library without types here
     example = torch.ones((2, 8), dtype=torch.int64)
-    inputs = {"input_ids": example, "attention_mask": example}
+    inputs = {"input_ids": example, "attention_mask": example.clone()}
     shape = openvino.PartialShape([-1, -1])
     return openvino.convert_model(PeerModel(workload), example_input=inputs, input=[shape, shape])
 
