@@ -16,7 +16,7 @@ import threading
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, Protocol, TextIO
+from typing import Any, Protocol, TextIO, cast
 
 from distilbatch.errors import QuarantineError
 
@@ -70,7 +70,9 @@ class Contestant(Runner):
                 start_new_session=True,  # it is ended with all it started
             )
         self._replies: queue.Queue[str] = queue.Queue()
-        self._reader = threading.Thread(target=self._read, args=(self._process.stdout,), daemon=True)
+        self._stdin = cast("TextIO", self._process.stdin)  # both are pipes
+        self._stdout = cast("TextIO", self._process.stdout)
+        self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
 
     def ask(self, request: Mapping[str, Any], *, timeout_s: float) -> dict[str, Any]:
@@ -85,8 +87,8 @@ class Contestant(Runner):
             ContestantError: It is dead.
         """
         try:
-            _stream(self._process.stdin).write(json.dumps(request) + "\n")
-            _stream(self._process.stdin).flush()
+            self._stdin.write(json.dumps(request) + "\n")
+            self._stdin.flush()
         except OSError:
             raise self._dead() from None
 
@@ -114,18 +116,19 @@ class Contestant(Runner):
     def close(self) -> None:
         """End the process and what it started."""
         with suppress(OSError):
-            _stream(self._process.stdin).close()
+            self._stdin.close()
         # The end of its input ends it, so that it can end what it started (Ray's cluster is in a session of its own).
         with suppress(subprocess.TimeoutExpired):
-            self._process.wait(0 if self._process.poll() is not None else _QUIT_S)
+            self._process.wait(_QUIT_S)
         with suppress(ProcessLookupError, PermissionError):
             os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait()
-        self._reader.join()
-        _stream(self._process.stdout).close()
+        self._reader.join(_QUIT_S)  # a helper that it started and that outlives it may hold the pipe open
+        if not self._reader.is_alive():
+            self._stdout.close()
 
-    def _read(self, stream: TextIO) -> None:
-        for line in stream:
+    def _read(self) -> None:
+        for line in self._stdout:
             self._replies.put(line)
         self._replies.put("")
 
@@ -152,8 +155,3 @@ def _environment(threads: int) -> dict[str, str]:
 def _short(reason: str) -> str:
     text = " ".join(reason.split())
     return text if len(text) <= _REASON_CHARACTERS else text[: _REASON_CHARACTERS - 1] + "…"
-
-
-def _stream(stream: TextIO | Any) -> TextIO:  # noqa: ANN401 - typeshed knows no pipe that is always there
-    kept: TextIO = stream
-    return kept

@@ -153,12 +153,13 @@ class Race:
             _log.info("round %d of %d", number + 1, rounds)
             for standing in self.standings:
                 for scope in self._scopes.get(standing.entrant.name, ()):
-                    if standing.status == MEASURED:
-                        self.time(standing, scope, number)
+                    self.time(standing, scope, number)
         return rounds
 
     def time(self, standing: Standing, scope: str, number: int) -> None:
-        """Time one pass of one contestant; one that fails is dropped."""
+        """Time one pass of one contestant, if it is still in the race; one that fails is dropped."""
+        if standing.status != MEASURED:
+            return
 
         def work() -> None:
             request = {"do": "run", "scope": scope}

@@ -63,8 +63,7 @@ def build_report(
         lengths: ``(N,)`` tokens of each document.
         standings: Everybody; the limit first.
     """
-    config = prepared.model_config
-    flops = forward_flops(config, lengths, first_only=prepared.first_only)
+    flops = forward_flops(prepared.model_config, lengths, first_only=prepared.first_only)
     limit = next(standing for standing in standings if standing.entrant.kind == LIMIT)
     listed = [standing for standing in standings if standing.entrant.kind in {OURS, PEER}]
     reference = _reference(standings)
@@ -82,17 +81,7 @@ def build_report(
             "max_batch_tokens_of_peers": workload.max_batch_tokens,
             **asdict(contest),
         },
-        "model": {
-            "name": prepared.model_name,
-            "task": workload.task,
-            "annotations": [head.name for head in prepared.job.heads],
-            "layers": config.n_layers,
-            "heads": config.n_heads,
-            "dim": config.dim,
-            "hidden_dim": config.hidden_dim,
-            "max_length": workload.max_length,
-            "first_token_only": prepared.first_only,
-        },
+        "model": _model(prepared),
         "data": {"source": prepared.source_name, **Lengths.of(lengths).to_dict()},
         "reference": reference.entrant.name if reference else None,
         "limit": _limit(limit, flops, len(lengths)),
@@ -105,6 +94,21 @@ def build_report(
         },
         "ratios": compare_speed(listed),
         "layout": compare_layouts(listed),
+    }
+
+
+def _model(prepared: Prepared) -> dict[str, Any]:
+    config = prepared.model_config
+    return {
+        "name": prepared.model_name,
+        "task": prepared.head.task,
+        "annotations": [head.name for head in prepared.job.heads],
+        "layers": config.n_layers,
+        "heads": config.n_heads,
+        "dim": config.dim,
+        "hidden_dim": config.hidden_dim,
+        "max_length": prepared.max_length,
+        "first_token_only": prepared.first_only,
     }
 
 

@@ -110,12 +110,18 @@ def _start(race: Race, entrants: Sequence[Entrant], prepared: Prepared, workload
     if prepared.comparable:
         race.start(REFERENCE_ENTRANT, workload, once=True)
     for entrant in entrants:
-        if entrant.kind != OURS and not prepared.comparable:
-            race.refuse(entrant, prepared.why_not_comparable)
-        elif entrant.kind != OURS and workload.task not in entrant.tasks:
-            race.refuse(entrant, f"not compared on {workload.task}")
+        if why := _unfit(entrant, prepared):
+            race.refuse(entrant, why)
         else:
             race.start(entrant, workload, leave_out=(STAGES,))
+
+
+def _unfit(entrant: Entrant, prepared: Prepared) -> str:
+    """Why an entrant cannot compute what the job does; empty when it can."""
+    if entrant.kind == OURS:
+        return ""
+    task = prepared.head.task
+    return prepared.why_not_comparable or ("" if task in entrant.tasks else f"not compared on {task}")
 
 
 def _start_teams(race: Race, prepared: Prepared, workload: Workload, lengths: NDArray[np.int64]) -> None:
@@ -139,7 +145,7 @@ def _affordable(limit: Standing, prepared: Prepared, entrants: Sequence[Entrant]
     rate = max(limit.passes[LIMIT][0].facts["rates"]["float32"].values())
     flops = sum(forward_flops(prepared.model_config, prepared.sample_lengths, first_only=False).values())
     document_s = flops / len(prepared.sample_lengths) / (rate * _EFFICIENCY)
-    known = [entrant for entrant in entrants if not entrant.missing()]
+    known = [entrant for entrant in entrants if not entrant.missing() and not _unfit(entrant, prepared)]
     passes = sum(entrant.cost for entrant in known) * (options.rounds + 1)
     left = max(0.1 * options.budget_s, options.budget_s - _LOAD_S * len(known))
     return int(min(_MAX_DOCUMENTS, max(_MIN_DOCUMENTS, left / (passes * document_s))))

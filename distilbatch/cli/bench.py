@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -18,39 +18,55 @@ from distilbatch.cli.failures import verb
 from distilbatch.cli.options import AsJson, Debug, Overrides
 from distilbatch.errors import ConfigError, SetupError
 
+if TYPE_CHECKING:
+    from distilbatch.config import Config
+
 DEFAULT_ROUNDS = 3
 DEFAULT_BUDGET_S = 600.0
 
 
+_Configs = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="[CONFIG]", help="A job to measure; without one, a classifier over a mix of lengths."),
+]
+_Data = Annotated[Path | None, typer.Option("--data", metavar="PATH", help="Parquet to draw documents from.")]
+_Text = Annotated[str, typer.Option("--text", metavar="COLUMN", help="Its text column.")]
+_Model = Annotated[Path | None, typer.Option("--model", metavar="DIR", help="Checkpoint of a classifier.")]
+_Documents = Annotated[
+    int | None, typer.Option("--documents", metavar="N", min=1, help="Documents; else what the budget allows.")
+]
+_Rounds = Annotated[int, typer.Option("--rounds", metavar="N", min=1, help="Rounds to time.")]
+_Budget = Annotated[float, typer.Option("--budget", metavar="SECONDS", min=1, help="About how long it may take.")]
+_Threads = Annotated[
+    int | None, typer.Option("--threads", metavar="N", min=1, help="CPU threads of everybody; else all cores.")
+]
+_Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda or cuda:N.")]
+_Only = Annotated[str, typer.Option("--only", metavar="NAME,...", help="Contestants: ours, ours-int8, openvino, ...")]
+_SkipPeers = Annotated[bool, typer.Option("--skip-peers", help="Measure ourselves and the limit only.")]
+_Layout = Annotated[
+    bool, typer.Option("--layout", help="Also measure one process for each thread against one with all threads.")
+]
+_Seed = Annotated[int, typer.Option("--seed", help="Of documents and random weights.")]
+_Save = Annotated[Path | None, typer.Option("--save", metavar="FILE", help="Write the report as JSON, too.")]
+_Plot = Annotated[Path | None, typer.Option("--plot", metavar="FILE", help="Draw a bar plot, as SVG.")]
+
+
 def bench(  # noqa: PLR0913, PLR0917 - the options of a command
-    configs: Annotated[
-        list[str] | None,
-        typer.Argument(metavar="[CONFIG]", help="A job to measure; without one, a classifier over a mix of lengths."),
-    ] = None,
-    data: Annotated[Path | None, typer.Option("--data", metavar="PATH", help="Parquet to draw documents from.")] = None,
-    text: Annotated[str, typer.Option("--text", metavar="COLUMN", help="Its text column.")] = "text",
-    model: Annotated[Path | None, typer.Option("--model", metavar="DIR", help="Checkpoint of a classifier.")] = None,
-    documents: Annotated[
-        int | None, typer.Option("--documents", metavar="N", min=1, help="Documents; else what the budget allows.")
-    ] = None,
-    rounds: Annotated[int, typer.Option("--rounds", metavar="N", min=1, help="Rounds to time.")] = DEFAULT_ROUNDS,
-    budget: Annotated[
-        float, typer.Option("--budget", metavar="SECONDS", min=1, help="About how long it may take.")
-    ] = DEFAULT_BUDGET_S,
-    threads: Annotated[
-        int | None, typer.Option("--threads", metavar="N", min=1, help="CPU threads of everybody; else all cores.")
-    ] = None,
-    device: Annotated[str, typer.Option("--device", help="auto, cpu, cuda or cuda:N.")] = "auto",
-    only: Annotated[
-        str, typer.Option("--only", metavar="NAME,...", help="Contestants: ours, ours-int8, openvino, ...")
-    ] = "",
-    skip_peers: Annotated[bool, typer.Option("--skip-peers", help="Measure ourselves and the limit only.")] = False,
-    layout: Annotated[
-        bool, typer.Option("--layout", help="Also measure one process for each thread against one with all threads.")
-    ] = False,
-    seed: Annotated[int, typer.Option("--seed", help="Of documents and random weights.")] = 0,
-    save: Annotated[Path | None, typer.Option("--save", metavar="FILE", help="Write the report as JSON, too.")] = None,
-    plot: Annotated[Path | None, typer.Option("--plot", metavar="FILE", help="Draw a bar plot, as SVG.")] = None,
+    configs: _Configs = None,
+    data: _Data = None,
+    text: _Text = "text",
+    model: _Model = None,
+    documents: _Documents = None,
+    rounds: _Rounds = DEFAULT_ROUNDS,
+    budget: _Budget = DEFAULT_BUDGET_S,
+    threads: _Threads = None,
+    device: _Device = "auto",
+    only: _Only = "",
+    skip_peers: _SkipPeers = False,
+    layout: _Layout = False,
+    seed: _Seed = 0,
+    save: _Save = None,
+    plot: _Plot = None,
     overrides: Overrides = None,
     as_json: AsJson = False,
     debug: Debug = False,
@@ -61,14 +77,9 @@ def bench(  # noqa: PLR0913, PLR0917 - the options of a command
     """
     with verb(debug=debug):
         from distilbatch.bench.run import BenchOptions, run_bench  # noqa: PLC0415
-        from distilbatch.config import load_config_files  # noqa: PLC0415
 
-        if plot is not None and plot.suffix != ".svg":
-            raise ConfigError("--plot", expected="a file name that ends in .svg", found=str(plot))
-        if overrides and not configs:
-            raise ConfigError("--set", expected="a config to set keys of", found="none")
         options = BenchOptions(
-            config=load_config_files(configs, overrides=overrides or ()) if configs else None,
+            config=_load(configs, overrides),
             data=data,
             text_column=text,
             model=model,
@@ -82,6 +93,7 @@ def bench(  # noqa: PLR0913, PLR0917 - the options of a command
             layout=layout,
             seed=seed,
         )
+        _check_plot(plot)
         with _ended_by_sigterm():
             report = run_bench(options)
         _write_files(report, save, plot)
@@ -89,6 +101,20 @@ def bench(  # noqa: PLR0913, PLR0917 - the options of a command
             show_json(report)
         else:
             show(*bench_tables(report))
+
+
+def _load(configs: list[str] | None, overrides: list[str] | None) -> Config | None:
+    if overrides and not configs:
+        raise ConfigError("--set", expected="a config to set keys of", found="none")
+    from distilbatch.config import load_config_files  # noqa: PLC0415
+
+    return load_config_files(configs, overrides=overrides or ()) if configs else None
+
+
+def _check_plot(plot: Path | None) -> None:
+    """Before anything is measured."""
+    if plot is not None and plot.suffix != ".svg":
+        raise ConfigError("--plot", expected="a file name that ends in .svg", found=str(plot))
 
 
 @contextmanager
