@@ -79,10 +79,10 @@ def test_a_job_is_measured_against_its_forward_and_the_limit_and_the_report_is_c
     assert len(bars) == 3  # the limit, the model, the job
 
 
-def test_layouts_are_compared_and_a_table_is_shown(place, call):
+def test_a_table_without_a_config_is_measured_too_layouts_are_compared_and_a_table_is_shown(place, call):
     ran = call(
-        *("bench", "job.yaml", "--documents", "20", "--rounds", "1", "--threads", "2", "--only", "ours-float32"),
-        "--layout",
+        *("bench", "--data", "source", "--text", "text", "--model", "model", "--layout"),
+        *("--documents", "20", "--rounds", "1", "--threads", "2", "--only", "ours-float32"),
     )
     assert ran.code == 0, ran.err
     assert "ours-float32: 2 processes of one thread / one process: " in ran.out
