@@ -6,7 +6,6 @@ The same table, count and seed give the same documents.
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from itertools import islice
 from pathlib import Path
 from statistics import NormalDist
 from typing import Any
@@ -157,4 +156,4 @@ def stratified(lengths: NDArray[np.int64], count: int, *, seed: int) -> NDArray[
 def deal(lengths: NDArray[np.int64], hands: int) -> list[NDArray[np.int64]]:
     """Deal documents to processes, longest first, so that each has the same work."""
     order = np.argsort(-lengths, kind="stable")
-    return [order[list(islice(range(len(order)), hand, None, hands))] for hand in range(hands)]
+    return [order[hand::hands] for hand in range(hands)]

@@ -25,12 +25,10 @@ MIN_PASS_TIMEOUT_S = 120.0
 _TIMES_OURS = 30.0  # a pass that takes longer than this many of the first contestant's hangs, or might as well
 _MAX_SLOWDOWN = 20.0  # of the probe, against the first one in float32
 _MAX_SLOWDOWN_OF_NARROWER = 4.0  # a narrower format that is slower than float32 is emulated
-_SECOND = 2
+_PROBES = 2  # the first one warms up
 _ADDED = ("tokens_computed", "resident_bytes")  # over the processes of a team
 
 _log = logging.getLogger("distilbatch")
-
-MakeRunner = Callable[[Path, Workload], Runner]
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,12 +81,10 @@ class Race:
 
     Args:
         folder: For logs and outputs.
-        make_runner: Starts a process; takes the log's path and the workload.
     """
 
-    def __init__(self, folder: Path, *, make_runner: MakeRunner | None = None) -> None:
+    def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._make_runner = make_runner or (lambda log, workload: Contestant(log, threads=workload.threads))
         self._stack = ExitStack()
         self._runners: dict[str, Runner] = {}
         self._scopes: dict[str, tuple[str, ...]] = {}
@@ -126,7 +122,7 @@ class Race:
             standing.drop(NOT_INSTALLED, f"{', '.join(missing)}; {INSTALL}")
             return standing
         _log.info("loading %s", entrant.name)
-        runner = runner or self._make_runner(self._folder / f"{entrant.name}.log", workload)
+        runner = runner or Contestant(self._folder / f"{entrant.name}.log", threads=workload.threads)
         self._stack.callback(runner.close)
         self._guarded(standing, lambda: self._warm_up(standing, runner, workload, tuple(leave_out)))
         if once or standing.status != MEASURED:
@@ -175,7 +171,7 @@ class Race:
         standing.load_s, standing.about = reply["seconds"], reply["about"]
         self._scopes[entrant.name] = tuple(scope for scope in reply["scopes"] if scope not in leave_out)
         self._runners[entrant.name] = runner
-        for _ in range(_SECOND):
+        for _ in range(_PROBES):
             standing.probe_s = runner.ask({"do": "probe"}, timeout_s=self._timeout_s)["seconds"]
         if LIMIT in self._scopes[entrant.name]:
             return
