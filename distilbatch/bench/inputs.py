@@ -12,6 +12,9 @@ from distilbatch.bench.workload import Workload
 from distilbatch.records import TokenBatch
 from distilbatch.tokenization import DocumentTokenizer
 
+_LEAST_SHARE = 8
+_ALIKE = 0.8
+
 
 @dataclass(frozen=True, slots=True)
 class PaddedBatch:
@@ -41,12 +44,20 @@ def tokenize(workload: Workload) -> TokenBatch:
 
 
 def pad_batches(tokens: TokenBatch, *, max_batch_tokens: int) -> list[PaddedBatch]:
-    """Sort documents by length, longest first, and cut them so that rows x longest row stays within the budget."""
+    """Sort documents by length, longest first, and cut them so that rows x longest row stays within the budget.
+
+    A batch of an eighth of the budget is also cut where documents get a fifth shorter: among thousands of documents
+    that is where the budget ends anyway, and the few of a short benchmark would make peers compute twice their tokens.
+    """
     lengths = tokens.lengths
     order = np.argsort(-lengths, kind="stable")
     batches, start = [], 0
     while start < len(order):
-        rows = max(1, max_batch_tokens // int(lengths[order[start]]))
+        longest = int(lengths[order[start]])
+        most = max(1, max_batch_tokens // longest)
+        least = max(1, -(-max_batch_tokens // (_LEAST_SHARE * longest)))
+        alike = int((lengths[order[start : start + most]] >= _ALIKE * longest).sum())
+        rows = min(most, max(least, alike))
         batches.append(pad(tokens, order[start : start + rows]))
         start += rows
     return batches

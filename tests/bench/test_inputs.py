@@ -36,3 +36,9 @@ def test_batches_hold_every_document_once_within_the_budget(lengths, budget):
 def test_a_document_longer_than_the_budget_has_a_batch_of_its_own():
     batches = pad_batches(documents([9, 2, 2]), max_batch_tokens=4)
     assert [batch.documents.tolist() for batch in batches] == [[0], [1, 2]]
+
+
+def test_few_documents_of_many_lengths_are_not_padded_to_the_longest():
+    lengths = [400, 200, 190, 100, 90, 60, 30, 30, 20, 10] * 2
+    computed = sum(batch.input_ids.size for batch in pad_batches(documents(lengths), max_batch_tokens=2048))
+    assert computed < 1.15 * sum(lengths)
