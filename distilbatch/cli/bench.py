@@ -2,45 +2,141 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+import json
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from distilbatch.cli.bench_tables import bench_tables
 from distilbatch.cli.console import show, show_json
 from distilbatch.cli.failures import verb
-from distilbatch.cli.options import AsJson, Configs, Debug, Overrides
+from distilbatch.cli.options import AsJson, Debug, Overrides
+from distilbatch.errors import ConfigError, SetupError
 
-DEFAULT_ROWS = 20_000
+if TYPE_CHECKING:
+    from distilbatch.config import Config
+
+DEFAULT_ROUNDS = 3
+DEFAULT_BUDGET_S = 600.0
 
 
-def bench(
-    configs: Configs,
-    limit: Annotated[int, typer.Option("--limit", metavar="N", min=1, help="Rows of the job.")] = DEFAULT_ROWS,
-    rounds: Annotated[int, typer.Option("--rounds", metavar="N", min=1, help="Pairs to measure.")] = 3,
+_Configs = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="[CONFIG]", help="A job to measure; without one, a classifier over a mix of lengths."),
+]
+_Data = Annotated[Path | None, typer.Option("--data", metavar="PATH", help="Parquet to draw documents from.")]
+_Text = Annotated[str, typer.Option("--text", metavar="COLUMN", help="Its text column.")]
+_Model = Annotated[Path | None, typer.Option("--model", metavar="DIR", help="Checkpoint of a classifier.")]
+_Documents = Annotated[
+    int | None, typer.Option("--documents", metavar="N", min=1, help="Documents; else what the budget allows.")
+]
+_Rounds = Annotated[int, typer.Option("--rounds", metavar="N", min=1, help="Rounds to time.")]
+_Budget = Annotated[float, typer.Option("--budget", metavar="SECONDS", min=1, help="About how long it may take.")]
+_Threads = Annotated[
+    int | None, typer.Option("--threads", metavar="N", min=1, help="CPU threads of everybody; else all cores.")
+]
+_Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda or cuda:N.")]
+_Only = Annotated[str, typer.Option("--only", metavar="NAME,...", help="Contestants: ours, ours-int8, openvino, ...")]
+_SkipPeers = Annotated[bool, typer.Option("--skip-peers", help="Measure ourselves and the limit only.")]
+_Layout = Annotated[
+    bool, typer.Option("--layout", help="Also measure one process for each thread against one with all threads.")
+]
+_Seed = Annotated[int, typer.Option("--seed", help="Of documents and random weights.")]
+_Save = Annotated[Path | None, typer.Option("--save", metavar="FILE", help="Write the report as JSON, too.")]
+_Plot = Annotated[Path | None, typer.Option("--plot", metavar="FILE", help="Draw a bar plot, as SVG.")]
+
+
+def bench(  # noqa: PLR0913, PLR0917 - the options of a command
+    configs: _Configs = None,
+    data: _Data = None,
+    text: _Text = "text",
+    model: _Model = None,
+    documents: _Documents = None,
+    rounds: _Rounds = DEFAULT_ROUNDS,
+    budget: _Budget = DEFAULT_BUDGET_S,
+    threads: _Threads = None,
+    device: _Device = "auto",
+    only: _Only = "",
+    skip_peers: _SkipPeers = False,
+    layout: _Layout = False,
+    seed: _Seed = 0,
+    save: _Save = None,
+    plot: _Plot = None,
     overrides: Overrides = None,
     as_json: AsJson = False,
     debug: Debug = False,
 ) -> None:
-    """Measure what the pipeline around the model costs here: a whole job against its forward alone, in turn."""
+    """Measure this machine's limit, ourselves and other libraries over the same documents, in turn.
+
+    Every contestant runs in a process of its own; those that are not installed or cannot run here are listed.
+    """
     with verb(debug=debug):
-        from distilbatch.bench.overhead import measure_overhead  # noqa: PLC0415
-        from distilbatch.config import load_config_files  # noqa: PLC0415
+        from distilbatch.bench.run import BenchOptions, run_bench  # noqa: PLC0415
 
-        figures = measure_overhead(load_config_files(configs, overrides=overrides or ()), limit=limit, rounds=rounds)
-        if as_json:
-            show_json(figures.to_dict())
-            return
-        rates = figures.to_dict()
-        show(
-            f"{figures.rows:,} rows, {figures.documents:,} documents, {figures.tokens:,} tokens; "
-            f"{figures.device}, {figures.precision}, {figures.threads} threads, {rounds} rounds",
-            f"whole job    {rates['job_documents_per_s']:>10,.1f} documents/s   {_spread(figures.job_s)}",
-            f"forward only {rates['model_documents_per_s']:>10,.1f} documents/s   {_spread(figures.model_s)}",
-            f"the pipeline around the model takes {figures.overhead:.1%} of the job",
-            f"tokens computed / tokens in the documents: {figures.tokens_computed / max(1, figures.tokens):.4f}",
-            f"resident memory: {figures.resident_bytes / 2**20:,.0f} MiB",
+        options = BenchOptions(
+            config=_load(configs, overrides),
+            data=data,
+            text_column=text,
+            model=model,
+            documents=documents,
+            rounds=rounds,
+            budget_s=budget,
+            threads=threads,
+            device=device,
+            only=tuple(word for word in only.split(",") if word),
+            skip_peers=skip_peers,
+            layout=layout,
+            seed=seed,
         )
+        _check_plot(plot)
+        with _ended_by_sigterm():
+            report = run_bench(options)
+        _write_files(report, save, plot)
+        if as_json:
+            show_json(report)
+        else:
+            show(*bench_tables(report))
 
 
-def _spread(seconds: tuple[float, ...]) -> str:
-    return f"{min(seconds):.2f} to {max(seconds):.2f} s"
+def _load(configs: list[str] | None, overrides: list[str] | None) -> Config | None:
+    if overrides and not configs:
+        raise ConfigError("--set", expected="a config to set keys of", found="none")
+    from distilbatch.config import load_config_files  # noqa: PLC0415
+
+    return load_config_files(configs, overrides=overrides or ()) if configs else None
+
+
+def _check_plot(plot: Path | None) -> None:
+    """Before anything is measured."""
+    if plot is not None and plot.suffix != ".svg":
+        raise ConfigError("--plot", expected="a file name that ends in .svg", found=str(plot))
+
+
+@contextmanager
+def _ended_by_sigterm() -> Iterator[None]:
+    """Unwind on SIGTERM as on Ctrl-C: contestants end, and the folder with exported models goes."""
+
+    def end(number: int, frame: FrameType | None) -> None:
+        raise typer.Exit(128 + number)
+
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _write_files(report: dict[str, Any], save: Path | None, plot: Path | None) -> None:
+    from distilbatch.bench import plot as plotting  # noqa: PLC0415
+
+    for path, content in ((save, json.dumps(report, indent=1) + "\n"), (plot, plotting.plot(report))):
+        if path is not None:
+            try:
+                path.write_text(content, encoding="utf-8")
+            except OSError as error:
+                raise SetupError(f"{path}: cannot be written", found=str(error)) from error

@@ -15,7 +15,8 @@ from pydantic import ValidationError
 from distilbatch import schema
 from distilbatch.config import Annotation, AnnotationSection
 from distilbatch.config.problems import key_text, problems_of
-from distilbatch.engine.heads import Heads, row_array
+from distilbatch.engine.annotated import row_array
+from distilbatch.engine.heads import Heads
 from distilbatch.engine.resolution import head_spec
 from distilbatch.engine.spec import DeviceSpec
 from distilbatch.errors import ConfigError

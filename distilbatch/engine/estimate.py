@@ -10,7 +10,8 @@ import numpy as np
 import pyarrow as pa
 
 from distilbatch.commit.records import PlanRecord
-from distilbatch.engine.heads import Heads, count_rows
+from distilbatch.engine.annotated import count_rows
+from distilbatch.engine.heads import Heads
 from distilbatch.engine.job import Job, worker_spec
 from distilbatch.engine.sampling import choose_shards, read_sample
 from distilbatch.engine.spec import DeviceSpec, ShardTask

@@ -11,10 +11,9 @@ from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
-from numpy.typing import NDArray
 
-from distilbatch import schema
-from distilbatch.engine.inputs import BufferTexts, read_inputs, reads_list
+from distilbatch.engine.annotated import AnnotatedBuffer, TokenizedBuffer, annotated_buffer
+from distilbatch.engine.inputs import read_inputs, reads_list
 from distilbatch.engine.questions import Question, ask
 from distilbatch.engine.registry import LoadedHead, load_head
 from distilbatch.engine.resolution import at_hand
@@ -24,49 +23,9 @@ from distilbatch.fingerprint import fingerprint, sha256_file
 from distilbatch.inference.precision import resolve_device, resolve_precision, set_threads
 from distilbatch.inference.predictor import BatchObserver, Predictor
 from distilbatch.inference.trunks import trunk_fingerprint
-from distilbatch.records import HeadOutput, RowStatus
+from distilbatch.records import HeadOutput
 from distilbatch.tasks.base import Asked
 from distilbatch.tokenization.tokenizer import TOKENIZER_FILES
-
-
-@dataclass(frozen=True, slots=True)
-class TokenizedBuffer:
-    """A sort buffer between tokenization and the model.
-
-    Args:
-        texts: The texts with the statuses of their rows.
-        questions: What is asked, by sharing group.
-    """
-
-    texts: BufferTexts
-    questions: tuple[Question, ...]
-
-    @property
-    def repeated(self) -> int:
-        """Documents that are not computed because another one has the same tokens."""
-        return sum(question.distinct.repeated for question in self.questions)
-
-
-@dataclass(frozen=True, slots=True)
-class AnnotatedBuffer:
-    """The output columns of a sort buffer.
-
-    Args:
-        columns: One column of B values a head.
-        statuses: B final statuses.
-        errors: B messages; None where there is none.
-        num_tokens: ``(B,)`` tokens read for the row, special tokens included: over all its windows, choices or
-            labels, for the head that read most.
-        num_windows: ``(B,)`` text windows that head read the row in; those that choices or labels share count once.
-        truncated: ``(B,)`` whether text was cut off.
-    """
-
-    columns: tuple[pa.Array, ...]
-    statuses: list[RowStatus]
-    errors: list[str | None]
-    num_tokens: NDArray[np.int32]
-    num_windows: NDArray[np.int32]
-    truncated: NDArray[np.bool_]
 
 
 class Heads:
@@ -105,6 +64,11 @@ class Heads:
             ]
             for group in self._groups
         ]
+
+    @property
+    def max_batch_tokens(self) -> int:
+        """The token budget of a forward; it shrinks when memory runs out."""
+        return min(predictor.max_batch_tokens for predictors in self._predictors for predictor in predictors)
 
     @property
     def fields(self) -> list[pa.Field]:
@@ -173,7 +137,7 @@ class Heads:
                 for row, message in (question.sequences.errors | decoded.errors).items():
                     known = f"{errors[row]}; " if row in errors else ""
                     errors[row] = f"{known}{head.spec.name}: {message}"
-        return _annotated(buffer, [columns[index] for index in range(len(self._heads))], errors)
+        return annotated_buffer(buffer, [columns[index] for index in range(len(self._heads))], errors)
 
 
 @dataclass(frozen=True, slots=True)
@@ -227,71 +191,3 @@ def _mapped(on_batch: BatchObserver, question: Question) -> BatchObserver:
     """Pass distinct documents of a token batch on as all the buffer rows that they stand for."""
     rows = question.sequences.rows[question.tokens.sequences]
     return lambda kinds: on_batch(np.unique(rows[question.distinct.members(kinds)]))
-
-
-@dataclass(frozen=True, slots=True)
-class RowCounts:
-    """What was read of each row; see :class:`AnnotatedBuffer`."""
-
-    num_tokens: NDArray[np.int64]
-    num_windows: NDArray[np.int64]
-    truncated: NDArray[np.bool_]
-
-
-def count_rows(buffer: TokenizedBuffer) -> RowCounts:
-    """Count tokens and text windows of each row of a buffer."""
-    num_rows = buffer.texts.num_rows
-    num_tokens, num_windows = np.zeros(num_rows, dtype=np.int64), np.zeros(num_rows, dtype=np.int64)
-    truncated = np.array([status is RowStatus.TRUNCATED for status in buffer.texts.statuses], dtype=np.bool_)
-    for question in buffer.questions:
-        rows = question.sequences.rows[question.tokens.sequences]
-        tokens = np.bincount(rows, question.tokens.lengths, minlength=num_rows).astype(np.int64)
-        windows = np.zeros(num_rows, dtype=np.int64)
-        np.maximum.at(windows, rows, question.tokens.windows + 1)
-        more = tokens > num_tokens
-        num_tokens[more], num_windows[more] = tokens[more], windows[more]
-        truncated[rows[question.tokens.truncated]] = True
-    return RowCounts(num_tokens, num_windows, truncated)
-
-
-def _annotated(buffer: TokenizedBuffer, columns: list[pa.Array], errors: dict[int, str]) -> AnnotatedBuffer:
-    texts = buffer.texts.with_errors(errors)
-    counts = count_rows(buffer)
-    statuses = list(texts.statuses)
-    for row in np.flatnonzero(counts.num_tokens == 0).tolist():
-        if statuses[row] not in {RowStatus.NULL, RowStatus.ERROR}:
-            statuses[row] = RowStatus.EMPTY
-    for row in np.flatnonzero(counts.truncated).tolist():
-        if statuses[row] is RowStatus.OK:
-            statuses[row] = RowStatus.TRUNCATED
-    return AnnotatedBuffer(
-        tuple(columns),
-        statuses,
-        texts.errors,
-        counts.num_tokens.astype(np.int32),
-        counts.num_windows.astype(np.int32),
-        counts.truncated,
-    )
-
-
-def row_array(annotated: AnnotatedBuffer, *, source_file: str | None, source_rows: NDArray[np.int64]) -> pa.StructArray:
-    """Build the ``_row`` column.
-
-    Args:
-        annotated: The buffer's results.
-        source_file: The file the rows came from; None when there is none.
-        source_rows: ``(B,)`` row of each in that file.
-    """
-    num_rows = len(annotated.statuses)
-    return pa.StructArray.from_arrays(
-        [
-            pa.array([status.value for status in annotated.statuses], pa.string()),
-            pa.array(annotated.errors, pa.string()),
-            pa.array(annotated.num_tokens, pa.int32()),
-            pa.array(annotated.num_windows, pa.int32()),
-            pa.array(annotated.truncated, pa.bool_()),
-            pa.array([source_file] * num_rows, pa.string()),
-            pa.array(source_rows, pa.int64()),
-        ],
-        fields=list(schema.ROW_TYPE),
-    )

@@ -7,7 +7,7 @@ from collections import Counter
 import pyarrow as pa
 
 from distilbatch import schema
-from distilbatch.engine.heads import AnnotatedBuffer
+from distilbatch.engine.annotated import AnnotatedBuffer
 
 
 class Tally:

@@ -20,9 +20,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from distilbatch import schema
+from distilbatch.engine.annotated import TokenizedBuffer, row_array
 from distilbatch.engine.attempt import DECODE, PREDICT, PROBE, TOKENIZE, Attempt
 from distilbatch.engine.buffers import sort_buffers
-from distilbatch.engine.heads import Heads, TokenizedBuffer, row_array
+from distilbatch.engine.heads import Heads
 from distilbatch.engine.hooks import run_hook
 from distilbatch.engine.memory import release_free_memory
 from distilbatch.engine.spec import ShardTask, WorkerSpec

@@ -215,8 +215,8 @@ def test_an_entry_says_which_columns_it_reads_and_how(entry, columns, stride, op
         ("task: multiple-choice\nchoices: [c1, 2]",
          ["line 7: annotate.0.choices.1: expected a string, found the number 2 (put it in quotes)"]),
         ("task: multiple-choice\nchoices: [c1, c2]\nevidence: true",
-         ["line 8: annotate.0.evidence: unknown key (expected one of name, task, model, max_length, stride, choices, "
-          "reduction)"]),
+         ["line 8: annotate.0.evidence: unknown key (expected one of name, task, model, revision, max_length, stride, "
+          "choices, reduction)"]),
         ("task: feature-extraction\npooling: sum",
          ["line 7: annotate.0.pooling: expected 'cls', 'mean', 'max' or 'none', found 'sum'"]),
         ("task: feature-extraction\noutput: int8",

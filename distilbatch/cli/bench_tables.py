@@ -1,0 +1,114 @@
+"""A benchmark's report as tables for people."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from rich.console import RenderableType
+
+from distilbatch.cli.tables import cell, duration, facts, new_table, size
+
+_LINEAR_NAMES = {"qkv": "dim x 3 dim", "out": "dim x dim", "ffn_in": "dim x hidden", "ffn_out": "hidden x dim"}
+
+
+def bench_tables(report: Mapping[str, Any]) -> Iterable[RenderableType]:
+    """The machine, its limit, everybody measured, everybody who was not, ratios and stages."""
+    yield facts("measured on", _setting(report))
+    yield ""
+    yield from _limit(report["limit"])
+    yield ""
+    yield _contestants(report)
+    yield from _absent(report)
+    yield ""
+    yield from _ratios(report)
+    yield from _stages(report)
+
+
+def _setting(report: Mapping[str, Any]) -> Iterable[tuple[str, str]]:
+    machine, settings, data, model = (report[name] for name in ("machine", "settings", "data", "model"))
+    yield "machine", f"{machine['cpu']}, {machine['cores']} cores: {' '.join(machine['flags'])}"
+    if settings["device"] != "cpu":
+        yield "device", f"{settings['device']}: {', '.join(machine['gpus'])}"
+    yield "threads", f"{settings['threads']}, torch {machine['torch']}"
+    sizes = f"{model['layers']} layers, {model['dim']} x {model['hidden_dim']}, {model['heads']} heads"
+    yield "model", f"{model['name']}: {sizes}; {model['task']}"
+    yield "documents", f"{data['documents']:,} of {data['source']}: {data['tokens']:,} tokens"
+    yield "tokens each", f"mean {data['mean']:g}, median {data['median']:g}, p90 {data['p90']:g}, max {data['max']}"
+    rounds = f"{settings['rounds']} of {settings['rounds_asked']} rounds" if _cut(settings) else f"{settings['rounds']}"
+    yield "rounds", f"{rounds}, interleaved; {duration(settings['seconds'])} in all"
+
+
+def _cut(settings: Mapping[str, Any]) -> bool:
+    return bool(settings["rounds"] < settings["rounds_asked"])
+
+
+def _limit(limit: Mapping[str, Any]) -> Iterable[RenderableType]:
+    if limit["reason"]:
+        yield f"the limit could not be measured: {limit['reason']}"
+        return
+    table = new_table("limit, GFLOP/s", *_LINEAR_NAMES.values(), "floor s", "docs/s")
+    for precision, rates in limit["gflops"].items():
+        shown = [f"{rates[name]:,.0f}" for name in _LINEAR_NAMES]
+        rate = limit["documents_per_s"][precision]
+        table.add_row(precision, *shown, f"{limit['floor_s'][precision]:.2f}", f"{rate:,.1f}")
+    yield table
+    for precision, reasons in limit["left_out"].items():
+        if precision not in limit["gflops"]:
+            yield f"{precision}: {'; '.join(dict.fromkeys(reasons.values()))}"
+
+
+def _contestants(report: Mapping[str, Any]) -> RenderableType:
+    table = new_table(
+        "contestant", "scope", "docs/s", "min", "max", "of limit", "padding", "error", "same label", "memory"
+    )
+    for item in report["contestants"]:
+        if rate := item["documents_per_s"]:
+            table.add_row(
+                cell(item["name"]),
+                item["scope"],
+                *(f"{rate[name]:,.1f}" for name in ("median", "min", "max")),
+                _percent(item["share_of_limit"] and item["share_of_limit"]["median"]),
+                _percent(item["padding"]),
+                "" if item["max_error"] is None else f"{item['max_error']:.1e}",
+                _percent(item["agreement"]),
+                size(item["resident_bytes"]),
+            )
+    return table
+
+
+def _absent(report: Mapping[str, Any]) -> Iterable[RenderableType]:
+    for item in report["contestants"]:
+        if item["status"] != "measured":
+            yield cell(f"{item['name']}: {item['status']}: {item['reason']}")
+
+
+def _ratios(report: Mapping[str, Any]) -> Iterable[RenderableType]:
+    for row in report["ratios"]:
+        if row["best_peer"]:
+            yield f"{row['ours']} ({row['scope']}) / {row['peer']} ({row['peer_scope']}), the best peer: {_times(row)}"
+    for name, share in report["overhead"].items():
+        yield f"{name}: the pipeline around the model takes {share['median']:.1%} of the job"
+    for row in report["layout"]:
+        yield f"{row['name']}: {row['processes']} processes of one thread / one process: {_times(row)}"
+
+
+def _stages(report: Mapping[str, Any]) -> Iterable[RenderableType]:
+    if not report["stages"]:
+        return
+    names = ("read", "tokenize", "pack", "linear", "attention", "rest", "decode", "write")
+    table = new_table("ms of each stage, alone", *names)
+    for name, found in report["stages"].items():
+        seconds = {**found["stages_s"], **found["forward_s"]}
+        table.add_row(cell(name), *(f"{seconds[stage] * 1e3:,.1f}" for stage in names))
+    yield ""
+    yield table
+
+
+def _times(row: Mapping[str, Any]) -> str:
+    ratio = row["ratio"]
+    return f"{ratio['median']:.2f}x ({ratio['min']:.2f} to {ratio['max']:.2f})"
+
+
+def _percent(share: float | None) -> str:
+    return "" if share is None else f"{share:.1%}"

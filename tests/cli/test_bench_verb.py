@@ -1,0 +1,122 @@
+"""The verb ``bench``: a real benchmark of a tiny job, whose report is complete, and what it refuses."""
+
+from __future__ import annotations
+
+import json
+import signal
+from xml.etree import ElementTree
+
+import psutil
+import pytest
+
+FIGURES = {
+    "about",
+    "agreement",
+    "documents_per_s",
+    "facts",
+    "kind",
+    "load_s",
+    "max_error",
+    "name",
+    "padding",
+    "precision",
+    "probe_s",
+    "reason",
+    "resident_bytes",
+    "rounds_s",
+    "scope",
+    "share_of_limit",
+    "status",
+    "tokens_per_s",
+}
+
+
+def test_a_job_is_measured_against_its_forward_and_the_limit_and_the_report_is_complete(place, call):
+    ran = call(
+        *("bench", "job.yaml", "--documents", "20", "--rounds", "2", "--threads", "1", "--only", "ours-float32"),
+        *("--json", "--save", "report.json", "--plot", "report.svg"),
+    )
+    assert ran.code == 0, ran.err
+    report = json.loads(ran.out)
+    assert report == json.loads((place.folder / "report.json").read_text())
+    assert not place.sink.exists()
+
+    assert {"cpu", "flags", "cores", "memory_bytes", "torch", "python", "gpus"} <= report["machine"].keys()
+    assert report["settings"]["threads"] == 1
+    assert (report["settings"]["rounds"], report["settings"]["rounds_asked"]) == (2, 2)
+    assert report["data"] | {"source": ""} == {
+        **{"source": "", "documents": 20, "tokens": 100, "mean": 5.0, "median": 5.0, "p90": 5.0, "max": 5},
+    }
+    assert (report["model"]["layers"], report["model"]["dim"], report["model"]["first_token_only"]) == (2, 32, True)
+
+    limit = report["limit"]
+    assert limit["floor_s"]["float32"] == pytest.approx(20 / limit["documents_per_s"]["float32"])
+    assert all(rate > 0 for rate in limit["gflops"]["float32"].values())
+
+    model, job = report["contestants"]
+    assert [(item["name"], item["scope"]) for item in (model, job)] == [
+        ("ours-float32", "model"),
+        ("ours-float32", "job"),
+    ]
+    for item in (model, job):
+        assert item.keys() == FIGURES
+        assert (item["status"], len(item["rounds_s"]), item["padding"]) == ("measured", 2, 0.0)
+        assert item["documents_per_s"]["min"] <= item["documents_per_s"]["median"] <= item["documents_per_s"]["max"]
+        assert item["share_of_limit"]["median"] > 0
+        assert item["resident_bytes"] > 1 << 20
+        assert item["max_error"] < 1e-4
+        assert item["agreement"] == 1.0
+    assert 0 < report["overhead"]["ours-float32"]["median"] < 1
+    stages = report["stages"]["ours-float32"]
+    assert stages["stages_s"].keys() == {"read", "tokenize", "pack", "forward", "decode", "write"}
+    assert stages["forward_s"].keys() == {"linear", "attention", "rest"}
+    assert sum(stages["forward_s"].values()) == pytest.approx(stages["stages_s"]["forward"])
+    assert all(seconds > 0 for seconds in stages["forward_s"].values())
+    assert (report["ratios"], report["layout"]) == ([], [])
+
+    drawing = ElementTree.fromstring((place.folder / "report.svg").read_text())
+    bars = [bar for bar in drawing.iter("{http://www.w3.org/2000/svg}rect") if bar.get("width") != "100%"]
+    assert len(bars) == 3  # the limit, the model, the job
+
+
+def test_a_table_without_a_config_is_measured_too_layouts_are_compared_and_a_table_is_shown(place, call):
+    ran = call(
+        *("bench", "--data", "source", "--text", "text", "--model", "model", "--layout"),
+        *("--documents", "20", "--rounds", "1", "--threads", "2", "--only", "ours-float32"),
+    )
+    assert ran.code == 0, ran.err
+    assert "ours-float32: 2 processes of one thread / one process: " in ran.out
+    assert "ours-float32: the pipeline around the model takes " in ran.out
+    assert "tokens each  mean 5, median 5, p90 5, max 5" in " ".join(ran.out.split("\n"))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--only", "nobody", "job.yaml"), "--only"),
+        (("--plot", "report.png"), "a file name that ends in .svg"),
+        (("--set", "engine.type=local"), "a config to set keys of"),
+        (("job.yaml", "--model", "model"), "models.NAME"),
+    ],
+)
+def test_arguments_that_make_no_sense_are_refused(place, call, arguments, message):
+    ran = call("bench", *arguments)
+    assert ran.code == 2
+    assert message in ran.err
+
+
+def test_sigterm_ends_the_contestants_and_leaves_nothing_behind(place, start, monkeypatch):
+    (place.folder / "scratch").mkdir()
+    monkeypatch.setenv("TMPDIR", str(place.folder / "scratch"))
+    process = start(
+        "bench", "job.yaml", "--documents", "20", "--rounds", "100000", "--only", "ours-float32", "--threads", 1
+    )
+    for line in process.stderr:
+        if "round 1 of" in line:
+            break
+    contestants = psutil.Process(process.pid).children()  # the limit, and ourselves
+    process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=60)
+    assert process.returncode == 143
+    assert [child.is_running() for child in contestants] == [False, False]
+    assert list((place.folder / "scratch").iterdir()) == []
