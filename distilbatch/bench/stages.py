@@ -96,11 +96,11 @@ def _profile(heads: Heads, buffers: Sequence[TokenizedBuffer]) -> dict[str, floa
     """The share of each kind of operation in a forward; what is outside of operations is Python, and rest."""
     cuda = heads.device.type == "cuda"
     activities = [torch.profiler.ProfilerActivity.CPU, *([torch.profiler.ProfilerActivity.CUDA] if cuda else [])]
-    start = time.perf_counter()
     with torch.profiler.profile(activities=activities) as profiler:
+        start = time.perf_counter()  # inside: the profiler itself takes seconds to start and to stop
         for buffer in buffers:
             heads.predict(buffer)
-    wall_us = (time.perf_counter() - start) * 1e6
+        wall_us = (time.perf_counter() - start) * 1e6
     seconds = dict.fromkeys((LINEAR, ATTENTION, REST), 0.0)
     for event in profiler.key_averages():
         # On a GPU a kernel's time is also with the operation that launched it, which is the one that has a name.

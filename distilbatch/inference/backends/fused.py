@@ -60,10 +60,17 @@ class FusedSelfAttention(nn.Module):
         if self.q_lin is None:
             q, k, v = projected.chunk(3, dim=1)
         else:
-            q = self.q_lin(queries)
+            q = self.project_queries(queries)
             k, v = projected.chunk(2, dim=1)
         context, weights = self.attend(q, k, v, layout=layout, n_heads=self.n_heads, dropout_p=0.0)
         return self.out_lin(context), weights
+
+    def project_queries(self, queries: Tensor) -> Tensor:
+        """Map ``(Q, H)`` states to the queries ``(Q, H)``; only where few tokens ask."""
+        if self.q_lin is None:
+            raise TypeError("queries, keys and values are one layer here")
+        projected: Tensor = self.q_lin(queries)
+        return projected
 
 
 class FusedFeedForward(nn.Module):

@@ -13,6 +13,7 @@ from torch import nn
 from typing_extensions import override
 
 from distilbatch.inference.backends import operators
+from distilbatch.inference.backends.absorbed import AbsorbedSelfAttention
 from distilbatch.inference.backends.attention import SteppedAttention, Workspace
 from distilbatch.inference.backends.base import Backend
 from distilbatch.inference.backends.fused import NEARLY_NONNEGATIVE, FusedFeedForward, FusedSelfAttention
@@ -45,10 +46,11 @@ class OneDnnBackend(Backend):
             if isinstance(ffn, FeedForward):
                 block.set_submodule("ffn", self._fuse_ffn(ffn, model.config.activation))
 
-    def _fuse(self, attention: SelfAttention, attend: Attention, *, last: bool) -> FusedSelfAttention:
+    def _fuse(self, attention: SelfAttention, attend: Attention, *, last: bool) -> nn.Module:
         half = self._int8 and operators.bfloat16_is_native()  # else attention would cost more than what int8 saves
         project, out = self._linear(torch.bfloat16 if half else torch.float32), self._linear(torch.float32)
-        return FusedSelfAttention(attention, project=project, out=out, attend=attend, few_queries=last)
+        fused = FusedSelfAttention(attention, project=project, out=out, attend=attend, few_queries=last)
+        return AbsorbedSelfAttention(attention, fused) if last else fused
 
     def _fuse_ffn(self, ffn: FeedForward, activation: object) -> FusedFeedForward:
         first = self._linear(torch.float32)

@@ -47,9 +47,24 @@ def pack_linear(weight: Tensor, *, rows: int) -> Tensor:
 
 
 def packed_linear(x: Tensor, packed: Tensor, bias: Tensor, post: PostOp = NOTHING) -> Tensor:
-    """Map ``(T, in)`` to ``(T, out)``: ``post(x @ weight.T + bias)``, in one pass."""
-    out: Tensor = _MKLDNN._linear_pointwise(x, packed, bias, post.name, [], post.algorithm)
-    return out
+    """Map ``(T, in)`` to ``(T, out)``: ``post(x @ weight.T + bias)``, in one pass where that is faster."""
+    fused = post if post.name != "gelu" or _fuses_gelu() else NOTHING
+    out: Tensor = _MKLDNN._linear_pointwise(x, packed, bias, fused.name, [], fused.algorithm)
+    return out if fused is post else _apply(post, out)
+
+
+@cache
+def _fuses_gelu() -> bool:
+    # With AVX2 oneDNN takes 23 ms for GELU in its products of 2048 x 3072, and torch 13 ms behind them.
+    return torch.backends.cpu.get_cpu_capability() == "AVX512"
+
+
+def _apply(post: PostOp, x: Tensor) -> Tensor:
+    """Compute a function in place."""
+    if post.name == "gelu":
+        out: Tensor = torch.ops.aten.gelu_(x, approximate=post.algorithm)
+        return out
+    return x.relu_() if post.name == "relu" else x
 
 
 @cache
@@ -156,11 +171,12 @@ def quantise_rows(x: Tensor, *, levels: int, zero: int) -> Quantised:
         levels: The largest byte.
         zero: The byte that stands for 0 in every row; the lower, the less is kept for negative values.
     """
-    least, most = torch.aminmax(x, dim=1, keepdim=True)
+    most, least = x.amax(1, keepdim=True), x.amin(1, keepdim=True)  # aminmax is four times slower along rows
     scales = torch.maximum(most / (levels - zero), least / -zero).clamp_(min=torch.finfo(torch.float32).tiny)
+    # Rounded up to bfloat16: nothing leaves the range, and outputs in bfloat16 are multiplied without more rounding.
+    scales = scales.mul_(1 + 2**-8).bfloat16().float()
     values = torch.addcmul(torch.tensor(zero + 0.5), x, scales.reciprocal())
-    # A bound's own quotient may round up to one more than there is.
-    return Quantised(values.clamp_(max=levels).to(torch.uint8), 1.0, zero, scales)
+    return Quantised(values.to(torch.uint8), 1.0, zero, scales)
 
 
 def int8_linear(
@@ -190,12 +206,6 @@ def int8_linear(
         return out
     torch.addcmul(bias.to(dtype), out, x.row_scales.to(dtype), out=out)
     return _apply(post, out)
-
-
-def _apply(post: PostOp, x: Tensor) -> Tensor:
-    if post.name == "gelu":
-        return F.gelu(x, approximate=post.algorithm)
-    return F.relu(x) if post.name == "relu" else x
 
 
 @cache

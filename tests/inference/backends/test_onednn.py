@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from distilbatch.inference.backends import ReferenceBackend, choose_backend, operators
+from distilbatch.inference.backends.absorbed import AbsorbedSelfAttention
 from distilbatch.inference.backends.attention import SteppedAttention, Workspace
 from distilbatch.inference.backends.fused import FusedFeedForward, FusedSelfAttention
 from distilbatch.inference.backends.onednn import OneDnnBackend
@@ -61,7 +62,7 @@ def test_float32_results_are_those_of_the_plain_kernels(seed):
     with torch.inference_mode():
         expected = model.forward_packed(packed)
         found = fast.forward_packed(packed)
-    assert (found - expected).abs().max() < 1e-5 * expected.abs().max().clamp(min=1)
+    assert close(found, expected)
 
 
 @pytest.mark.parametrize("seed", range(15))
@@ -133,7 +134,8 @@ def test_int8_swaps_every_linear_layer_of_the_blocks_and_keeps_their_weights_in_
     model, _ = random_model(0)
     OneDnnBackend(int8=True).prepare(model, device=CPU, dtype=torch.float32)
     for block in model.encoder.transformer.layer:
-        assert isinstance(block.attention, FusedSelfAttention)
+        last = block is model.encoder.transformer.layer[-1]
+        assert isinstance(block.attention.ordinary if last else block.attention, FusedSelfAttention)
         assert isinstance(block.ffn, FusedFeedForward)
     left = {name.split(".")[-2] for name, _ in model.encoder.transformer.named_parameters()}
     assert left == {"sa_layer_norm", "output_layer_norm"}
@@ -148,6 +150,28 @@ def test_a_model_may_be_prepared_twice_and_keeps_its_own_forward():
         OneDnnBackend().prepare(model, device=CPU, dtype=torch.float32)
     with torch.inference_mode():
         torch.testing.assert_close(model(ids, mask).logits, reference(ids, mask).logits, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_keys_and_values_absorbed_into_the_queries_of_first_tokens_change_rounding_alone(monkeypatch, seed):
+    model, packed = random_model(seed)
+    fast = copy.deepcopy(model)
+    OneDnnBackend().prepare(fast, device=CPU, dtype=torch.float32)
+    last = fast.encoder.transformer.layer[-1].attention
+    assert isinstance(last, AbsorbedSelfAttention)
+    with torch.inference_mode():
+        expected = model.encoder.forward_packed(packed, "first")
+        assert close(fast.encoder.forward_packed(packed, "first"), expected)
+        # The ordinary way is not taken; where several tokens of a document ask, it is.
+        monkeypatch.setattr(last.ordinary, "forward", None)
+        assert close(fast.encoder.forward_packed(packed, "first"), expected)
+        if packed.max_length > 1:
+            with pytest.raises(TypeError):
+                fast.encoder.forward_packed(packed)
+
+
+def close(found: torch.Tensor, expected: torch.Tensor) -> bool:
+    return bool((found - expected).abs().max() < 1e-5 * expected.abs().max().clamp(min=1))
 
 
 def test_encoders_are_prepared_by_themselves_or_under_a_head():
