@@ -101,7 +101,7 @@ def _join(texts: list[str], sizes: dict[int, int], places: NDArray[np.int64], wa
 
 
 def read_candidates(job: Job, tokenizer: DocumentTokenizer) -> tuple[pa.Table, NDArray[np.int64]]:
-    """Read a job's source: its first rows that give tokens, and their lengths.
+    """Read a job's source: its first rows that give tokens, without repeated texts, and their lengths.
 
     Args:
         job: The job, limited to at most ``MAX_CANDIDATES`` rows.
@@ -131,6 +131,8 @@ def read_candidates(job: Job, tokenizer: DocumentTokenizer) -> tuple[pa.Table, N
     texts = [(value or "")[:_MAX_CHARACTERS] for value in table.column(index).to_pylist()]
     encoded = tokenizer.encode(texts)
     has_tokens = encoded.lengths > 2
+    # Of equal texts the first: we would compute the others only once, which no other library does.
+    has_tokens &= np.isin(encoded.sequences, np.unique(texts, return_index=True)[1])
     if not has_tokens.any():
         raise DataError(f"{job.source_root}: nothing to measure", expected="rows with text", found="none")
     return table.take(pa.array(encoded.sequences[has_tokens])), encoded.lengths[has_tokens]

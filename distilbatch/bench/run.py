@@ -23,6 +23,7 @@ from distilbatch.bench.roster import OURS, Entrant, choose, ourselves, peers
 from distilbatch.bench.stages import STAGES
 from distilbatch.bench.workload import Workload
 from distilbatch.config import Config
+from distilbatch.inference.backends.operators import bfloat16_is_native
 
 LIMIT_ENTRANT = Entrant("limit", LIMIT, "", "distilbatch.bench.limit:Limit")
 REFERENCE_ENTRANT = Entrant("reference", "reference", "float32", "distilbatch.bench.reference:Reference")
@@ -117,7 +118,9 @@ def _start(race: Race, entrants: Sequence[Entrant], prepared: Prepared, workload
 
 
 def _unfit(entrant: Entrant, prepared: Prepared) -> str:
-    """Why an entrant cannot compute what the job does; empty when it can."""
+    """Why an entrant is not worth starting; empty when it is."""
+    if prepared.device == "cpu" and entrant.precision == "bfloat16" and not bfloat16_is_native():
+        return "this processor has no bfloat16 and emulates it"
     if entrant.kind == OURS:
         return ""
     task = prepared.head.task

@@ -117,7 +117,7 @@ def test_a_message_says_what_expected_found_and_remedy_on_lines_of_their_own(cal
         "error: annotation 'answer': model 'nope'",
         "  expected: a checkpoint folder",
         "  found:    no such folder",
-        "  remedy:   give the folder, or make one with distilbatch convert or distilbatch demo",
+        "  remedy:   give the folder, or make one with distilbatch convert or distilbatch demo; a hub id is org/name",
     ]
 
 

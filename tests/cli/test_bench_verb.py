@@ -45,12 +45,12 @@ def test_a_job_is_measured_against_its_forward_and_the_limit_and_the_report_is_c
     assert report["settings"]["threads"] == 1
     assert (report["settings"]["rounds"], report["settings"]["rounds_asked"]) == (2, 2)
     assert report["data"] | {"source": ""} == {
-        **{"source": "", "documents": 20, "tokens": 100, "mean": 5.0, "median": 5.0, "p90": 5.0, "max": 5},
+        **{"source": "", "documents": 8, "tokens": 40, "mean": 5.0, "median": 5.0, "p90": 5.0, "max": 5},
     }
     assert (report["model"]["layers"], report["model"]["dim"], report["model"]["first_token_only"]) == (2, 32, True)
 
     limit = report["limit"]
-    assert limit["floor_s"]["float32"] == pytest.approx(20 / limit["documents_per_s"]["float32"])
+    assert limit["floor_s"]["float32"] == pytest.approx(8 / limit["documents_per_s"]["float32"])
     assert all(rate > 0 for rate in limit["gflops"]["float32"].values())
 
     model, job = report["contestants"]

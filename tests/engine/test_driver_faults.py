@@ -120,7 +120,7 @@ class Trial:
         assert not recorded & set(self.computed()[computed:]), "a recorded shard was computed again"
         assert published_places(self.sink) == self.workspace.source_places()
         assert all(name.endswith(".parquet") and "/." not in f"/{name}" for name in files_below(self.sink / "data"))
-        assert len(list(self.run_folder.glob("*.json"))) == 4  # plan, commit, done, metrics
+        assert len(list(self.run_folder.glob("*.json"))) == 5  # plan, precision, commit, done, metrics
         assert files_below(self.run_folder / "staging") == []
 
 
