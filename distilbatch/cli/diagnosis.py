@@ -60,6 +60,7 @@ def diagnose(folder: Path, *, environ: Mapping[str, str] | None = None) -> list[
         *(check_library(name, minimum) for name, minimum in MIN_VERSIONS.items()),
         check_cpu(_read_text(Path("/proc/cpuinfo"))),
         check_gpus(),
+        check_precisions(),
         check_folder(folder),
         check_disk(folder),
         check_shared_memory(Path("/dev/shm")),
@@ -112,6 +113,17 @@ def check_gpus() -> Check:
     except (ImportError, OSError, RuntimeError) as error:
         return Check("gpu", WARNING, str(error), "mend torch first; see above")
     return Check("gpu", OK, ", ".join(gpus) or "none; models run on the CPU")
+
+
+def check_precisions() -> Check:
+    """What models can compute in on the CPU, by trying the operators."""
+    try:
+        from distilbatch.inference.devices import list_cpu_precisions  # noqa: PLC0415
+
+        precisions = list_cpu_precisions()
+    except (ImportError, OSError, RuntimeError) as error:
+        return Check("precisions", WARNING, str(error), "mend torch first; see above")
+    return Check("precisions", OK, f"on the CPU: {', '.join(precisions)}")
 
 
 def check_folder(folder: Path) -> Check:

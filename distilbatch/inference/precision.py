@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+
 import torch
 
 from distilbatch.errors import SetupError
@@ -15,6 +17,8 @@ _DTYPES = {
 }
 PRECISIONS = tuple(_DTYPES)
 _FIRST_BFLOAT16_CAPABILITY = (8, 0)
+
+_log = logging.getLogger("distilbatch")
 
 
 def set_threads(threads: int) -> None:
@@ -53,7 +57,7 @@ def resolve_precision(precision: str, device: torch.device) -> str:
         One of :data:`PRECISIONS`.
 
     Raises:
-        SetupError: The device cannot compute it, or can only emulate it at many times the cost of float32.
+        SetupError: The device cannot compute it, or it is float16 on a CPU.
     """
     native = device.type != "cuda" or torch.cuda.get_device_capability(device) >= _FIRST_BFLOAT16_CAPABILITY
     if precision == "auto":
@@ -73,6 +77,8 @@ def resolve_precision(precision: str, device: torch.device) -> str:
             expected="compute capability 8.0 or newer",
             remedy="set engine.precision to float16 or auto",
         )
+    if precision == "bfloat16" and device.type == "cpu" and not operators.bfloat16_is_native():
+        _log.warning("this CPU emulates bfloat16, at a fraction of the speed of float32")
     if precision == "int8":
         _check_int8(device)
     return precision

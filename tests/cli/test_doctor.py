@@ -32,7 +32,7 @@ def test_a_good_machine_passes_and_no_probe_is_left(call, place):
     report = json.loads(ran.out)
     assert report["ok"] is True
     names = [check["name"] for check in report["checks"]]
-    assert {"python", "torch", "ray", "pyarrow", "tokenizers", "cpu", "gpu", "working folder"} <= {*names}
+    assert {"python", "torch", "ray", "pyarrow", "tokenizers", "cpu", "gpu", "precisions", "working folder"} <= {*names}
     assert sorted(path.name for path in place.folder.iterdir()) == before
 
 

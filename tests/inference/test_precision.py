@@ -6,7 +6,10 @@ import pytest
 import torch
 
 from distilbatch.errors import SetupError
+from distilbatch.inference.backends import operators
+from distilbatch.inference.devices import list_cpu_precisions
 from distilbatch.inference.precision import (
+    fast_precisions,
     resolve_device,
     resolve_precision,
     set_threads,
@@ -93,3 +96,41 @@ def test_threads_are_what_was_asked_for():
         assert torch.get_num_threads() == 2
     finally:
         torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize(("native", "warnings"), [(True, 0), (False, 1)])
+def test_a_cpu_that_emulates_bfloat16_computes_it_with_a_warning(monkeypatch, caplog, native, warnings):
+    monkeypatch.setattr(operators, "bfloat16_is_native", lambda: native)
+    assert resolve_precision("bfloat16", CPU) == "bfloat16"
+    assert ["emulates" in record.message for record in caplog.records] == [True] * warnings
+
+
+def test_int8_is_refused_where_there_are_no_kernels_for_it(monkeypatch, cards):
+    monkeypatch.setattr(operators, "activation_levels", lambda: 0)
+    with pytest.raises(SetupError, match=r"^precision int8; expected a CPU with AVX2 or newer"):
+        resolve_precision("int8", CPU)
+    cards(1)
+    with pytest.raises(SetupError, match="found cuda"):
+        resolve_precision("int8", CARD)
+
+
+@pytest.mark.parametrize(
+    ("levels", "native", "expected", "listed"),
+    [
+        (255, True, ("int8", "bfloat16"), ["bfloat16", "int8 (activations of 8 bits)"]),
+        (127, False, ("int8",), ["int8 (activations of 7 bits)"]),
+        (0, False, (), []),
+    ],
+)
+def test_what_a_cpu_computes_faster_than_float32(monkeypatch, levels, native, expected, listed):
+    monkeypatch.setattr(operators, "activation_levels", lambda: levels)
+    monkeypatch.setattr(operators, "bfloat16_is_native", lambda: native)
+    assert fast_precisions(CPU) == expected
+    assert list_cpu_precisions()[1:] == tuple(listed)
+
+
+def test_what_a_card_computes_faster_than_float32(cards):
+    cards(1, (8, 0))
+    assert fast_precisions(CARD) == ("bfloat16", "float16")
+    cards(1, (7, 5))
+    assert fast_precisions(CARD) == ("float16",)
