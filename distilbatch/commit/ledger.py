@@ -66,9 +66,21 @@ class RunLedger:
         """
         return self._create(PlanRecord, self.layout.plan, plan)
 
-    def precision(self) -> PrecisionRecord | None:
-        """The precision of the run, once it is chosen."""
-        return self._read(PrecisionRecord, self.layout.precision)
+    def precision(self, plan: PlanRecord) -> PrecisionRecord | None:
+        """The precision of the run, once it is chosen.
+
+        Raises:
+            ConflictError: It is damaged, or was chosen for another plan.
+        """
+        record = self._read(PrecisionRecord, self.layout.precision)
+        if record is not None and record.plan_id != plan.plan_id:
+            raise ConflictError(
+                f"{self.layout.precision}: chosen for another plan",
+                expected=plan.plan_id,
+                found=record.plan_id,
+                remedy="the control folder was edited; restore it or write to a new sink.path",
+            )
+        return record
 
     def choose_precision(self, record: PrecisionRecord) -> PrecisionRecord:
         """Choose what all attempts compute in, unless an earlier one chose. A crash before this only costs a trial."""

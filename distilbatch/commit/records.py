@@ -165,7 +165,7 @@ class PrecisionRecord(_Record):
     """
 
     plan_id: Digest
-    precision: Name
+    precision: Annotated[str, Field(pattern=r"^(auto|float32|bfloat16|float16|int8)$")]
     basis: str
     sample_rows: Count = 0
     agreement: dict[str, float] = {}

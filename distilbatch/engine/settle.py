@@ -38,11 +38,12 @@ def settle_precision(job: Job, plan: PlanRecord, ledger: RunLedger, *, stop: thr
     Raises:
         DataError: ``engine.min_agreement`` is set and the precision asked for does not reach it.
         SetupError: It is set, and cannot be checked on this machine.
+        ConflictError: The recorded choice is damaged, or another plan's.
     """
     engine = job.config.engine
     if engine.precision != AUTO and (engine.min_agreement is None or engine.precision == EXACT):
         return engine.precision
-    record = ledger.precision()
+    record = ledger.precision(plan)
     if record is None:
         record = _choose(job, plan, stop=stop)
         if stop.is_set():

@@ -81,7 +81,7 @@ def summarize(ledger: RunLedger, plan: PlanRecord, *, state: str, seconds: float
         resident = max(resident, int(record.metrics.get("resident_bytes", 0)))
         for head, counts in record.label_counts.items():
             labels.setdefault(head, Counter()).update(counts)
-    precision = ledger.precision()
+    precision = ledger.precision(plan)
     stages = ("read", "tokenize", "forward", "decode", "write")
     return RunReport(
         run_key=plan.run_key,

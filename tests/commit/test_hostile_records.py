@@ -21,6 +21,7 @@ from distilbatch.commit.records import (
     DoneRecord,
     OwnerRecord,
     PlanRecord,
+    PrecisionRecord,
     ShardRecord,
     encode_schema,
     parse,
@@ -166,6 +167,7 @@ def test_partition_values_never_form_a_path(tmp_path, finished):
         (CommitRecord, "commit.json"),
         (DoneRecord, "done.json"),
         (OwnerRecord, "epoch/000001.json"),
+        (PrecisionRecord, "precision.json"),
         (ClaimRecord, "../claims/000001.json"),
     ],
 )
@@ -194,6 +196,20 @@ def test_the_plan_of_another_window_is_refused(finished):
     expected = r"the plan of another run; expected nightly/2026-01-02; found nightly/once"
     with pytest.raises(ConflictError, match=expected):
         finished.run("2026-01-02")
+
+
+@pytest.mark.parametrize(
+    ("edit", "expected"),
+    [
+        (put("precision", value="int4"), "not a valid PrecisionRecord; found precision"),
+        (put("precision", value="__import__('os')"), "not a valid PrecisionRecord; found precision"),
+        (put("plan_id", value="0" * 64), "chosen for another plan; expected [0-9a-f]{64}; found 0{64}"),
+    ],
+)
+def test_a_precision_that_nobody_chose_for_this_plan_is_refused(planned, edit, expected):
+    change(planned.layout().precision, edit)
+    with pytest.raises(ConflictError, match=rf"precision\.json: {expected}"):
+        planned.run()
 
 
 def test_a_shard_record_of_another_plan_is_refused(planned):

@@ -92,7 +92,7 @@ def planned(config):
 
 def settle_record(job, plan, ledger):
     chosen = settle.settle_precision(job, plan, ledger, stop=threading.Event())
-    record = ledger.precision()
+    record = ledger.precision(plan)
     assert record is not None
     assert record.precision == chosen
     return record
@@ -123,7 +123,7 @@ def test_small_jobs_are_not_worth_a_trial(folder, trials, monkeypatch):
 def test_a_precision_that_is_asked_for_is_not_tried_unless_a_bar_is_set(folder, trials):
     job, plan, ledger = planned(tiny_job.job_config(folder, engine={"precision": "int8"}))
     assert settle.settle_precision(job, plan, ledger, stop=threading.Event()) == "int8"
-    assert ledger.precision() is None
+    assert ledger.precision(plan) is None
     assert trials.asked == []
 
 
