@@ -14,6 +14,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 import torch
+from model_weights import draw_biases
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
@@ -239,7 +240,9 @@ def test_cards_get_this_backend():
 
 def a_model(name: str, *, seed: int = 0, config: DistilBertConfig = CONFIG) -> PreTrainedModel:
     torch.manual_seed(seed)
-    return HEADS[name][0](config).eval()
+    model = HEADS[name][0](config).eval()
+    draw_biases(model, spread=0.2)
+    return model
 
 
 def documents(seed: int, *, longest: int = 60, count: int = 25) -> TokenBatch:

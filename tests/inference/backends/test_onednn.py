@@ -7,6 +7,7 @@ import random
 
 import pytest
 import torch
+from model_weights import draw_biases
 
 from distilbatch.inference.backends import ReferenceBackend, choose_backend, operators
 from distilbatch.inference.backends.absorbed import AbsorbedSelfAttention
@@ -51,7 +52,9 @@ def random_model(seed: int, *, spread: float = 0.3):
     )
     lengths = sorted((rng.randint(1, 64) for _ in range(rng.randint(1, 12))), reverse=True)
     ids = torch.randint(0, 50, (sum(lengths),))
-    return KINDS[seed % len(KINDS)](config).eval(), PackedTokens.from_lengths(ids, lengths)
+    model = KINDS[seed % len(KINDS)](config).eval()
+    draw_biases(model, spread=spread)
+    return model, PackedTokens.from_lengths(ids, lengths)
 
 
 @pytest.mark.parametrize("seed", range(60))
