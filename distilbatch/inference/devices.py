@@ -21,6 +21,6 @@ def list_cpu_precisions() -> tuple[str, ...]:
     found = [f"float32 ({'oneDNN' if packed else 'plain torch'})"]
     if operators.bfloat16_is_native():
         found.append("bfloat16")
-    if levels := operators.activation_levels():
-        found.append(f"int8 (activations of {levels.bit_length()} bits)")
+    if sums := operators.int8_sums():
+        found.append(f"int8 (sums {sums.value})")
     return tuple(found)

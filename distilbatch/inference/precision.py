@@ -85,7 +85,7 @@ def resolve_precision(precision: str, device: torch.device) -> str:
 
 
 def _check_int8(device: torch.device) -> None:
-    if device.type == "cpu" and operators.activation_levels():
+    if device.type == "cpu" and operators.int8_sums():
         return
     found = device.type if device.type != "cpu" else "none that torch's operators make use of"
     raise SetupError(
@@ -106,5 +106,5 @@ def fast_precisions(device: torch.device) -> tuple[str, ...]:
     if device.type == "cuda":
         native = torch.cuda.get_device_capability(device) >= _FIRST_BFLOAT16_CAPABILITY
         return ("bfloat16", "float16") if native else ("float16",)
-    int8 = ("int8",) if operators.activation_levels() else ()
+    int8 = ("int8",) if operators.int8_sums() else ()
     return (*int8, "bfloat16") if operators.bfloat16_is_native() else int8

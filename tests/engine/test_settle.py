@@ -17,7 +17,7 @@ from distilbatch.errors import DataError, SetupError
 from distilbatch.inference import precision
 from distilbatch.inference.backends import operators
 
-needs_int8 = pytest.mark.skipif(not operators.activation_levels(), reason="torch has no int8 kernels for this CPU")
+needs_int8 = pytest.mark.skipif(not operators.int8_sums(), reason="torch has no int8 kernels for this CPU")
 
 
 @pytest.fixture

@@ -7,6 +7,7 @@ import torch
 
 from distilbatch.errors import SetupError
 from distilbatch.inference.backends import operators
+from distilbatch.inference.backends.operators import Int8Sums
 from distilbatch.inference.devices import list_cpu_precisions
 from distilbatch.inference.precision import (
     fast_precisions,
@@ -106,7 +107,7 @@ def test_a_cpu_that_emulates_bfloat16_computes_it_with_a_warning(monkeypatch, ca
 
 
 def test_int8_is_refused_where_there_are_no_kernels_for_it(monkeypatch, cards):
-    monkeypatch.setattr(operators, "activation_levels", lambda: 0)
+    monkeypatch.setattr(operators, "int8_sums", lambda: None)
     with pytest.raises(SetupError, match=r"^precision int8; expected a CPU with AVX2 or newer"):
         resolve_precision("int8", CPU)
     cards(1)
@@ -115,15 +116,15 @@ def test_int8_is_refused_where_there_are_no_kernels_for_it(monkeypatch, cards):
 
 
 @pytest.mark.parametrize(
-    ("levels", "native", "expected", "listed"),
+    ("sums", "native", "expected", "listed"),
     [
-        (255, True, ("int8", "bfloat16"), ["bfloat16", "int8 (activations of 8 bits)"]),
-        (127, False, ("int8",), ["int8 (activations of 7 bits)"]),
-        (0, False, (), []),
+        (Int8Sums.WIDE, True, ("int8", "bfloat16"), ["bfloat16", "int8 (sums in 32 bits)"]),
+        (Int8Sums.PAIRED, False, ("int8",), ["int8 (sums two neighbours in 16 bits first)"]),
+        (None, False, (), []),
     ],
 )
-def test_what_a_cpu_computes_faster_than_float32(monkeypatch, levels, native, expected, listed):
-    monkeypatch.setattr(operators, "activation_levels", lambda: levels)
+def test_what_a_cpu_computes_faster_than_float32(monkeypatch, sums, native, expected, listed):
+    monkeypatch.setattr(operators, "int8_sums", lambda: sums)
     monkeypatch.setattr(operators, "bfloat16_is_native", lambda: native)
     assert fast_precisions(CPU) == expected
     assert list_cpu_precisions()[1:] == tuple(listed)

@@ -13,7 +13,8 @@ from torch.nn import functional as F  # noqa: N812 - torch's own name for it
 from typing_extensions import override
 
 from distilbatch.inference.backends import operators
-from distilbatch.inference.backends.operators import FULL_LEVELS, NOTHING, PostOp
+from distilbatch.inference.backends.equalise import Channels
+from distilbatch.inference.backends.operators import LEVELS, NOTHING, PostOp
 
 HINT_ROWS = 2048  # rows of a usual token batch on a CPU: what weights are laid out for
 
@@ -67,17 +68,18 @@ class MergedLinear(nn.Module):
 
 
 class Int8Linear(nn.Module):
-    """Weights of 8 bits, a scale a channel; activations of 8 bits, or of 7 on CPUs that would overflow.
+    """Weights of 8 bits, a scale a channel, and activations of 8 bits.
 
     Activations are scaled by their own bounds, so that there is no calibration and no state: row by row, which is the
     finer way and costs a pass over the output. Only where that would take an activation function out of the product
-    and no resolution is to spare, the bounds are those of the whole token batch.
+    are the bounds those of the whole token batch.
 
     Args:
         layers: Layers with the same input.
         post: The function of their outputs.
         dtype: Of the output; the input is float32, or is made so.
         nonnegative: Whether the input is nearly so, as after GELU.
+        channels: What the channels of the input are like; None leaves them as they are.
     """
 
     def __init__(
@@ -87,14 +89,20 @@ class Int8Linear(nn.Module):
         *,
         dtype: torch.dtype = torch.float32,
         nonnegative: bool = False,
+        channels: Channels | None = None,
     ) -> None:
         super().__init__()
         weight, bias = _merged(layers)
+        self._factors = self._offsets = None
+        if channels is not None:
+            self._factors = channels.factors(weight)
+            self._offsets = -channels.centre * self._factors
+            bias = bias + weight @ channels.centre
+            weight = weight / self._factors
         self._weight = operators.pack_int8(weight, rows=HINT_ROWS)
         self._bias = bias.float()
-        self._levels = operators.activation_levels()
-        self._by_row = post == NOTHING or self._levels < FULL_LEVELS
-        self._zero = self._levels // (8 if nonnegative else 2)
+        self._by_row = post == NOTHING or not operators.fuses(post)
+        self._zero = LEVELS // (8 if nonnegative else 2)
         self._post = post
         self._dtype = dtype
 
@@ -102,10 +110,9 @@ class Int8Linear(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Map ``(T, in)`` to ``(T, out)``."""
         x = x.float()
-        if self._by_row:
-            quantised = operators.quantise_rows(x, levels=self._levels, zero=self._zero)
-        else:
-            quantised = operators.quantise(x, levels=self._levels)
+        if self._factors is not None and self._offsets is not None:
+            x = torch.addcmul(self._offsets, x, self._factors)
+        quantised = operators.quantise_rows(x, zero=self._zero) if self._by_row else operators.quantise(x)
         return operators.int8_linear(quantised, self._weight, self._bias, dtype=self._dtype, post=self._post)
 
 

@@ -16,6 +16,7 @@ from distilbatch.inference.backends import operators
 from distilbatch.inference.backends.absorbed import AbsorbedSelfAttention
 from distilbatch.inference.backends.attention import SteppedAttention, Workspace
 from distilbatch.inference.backends.base import Backend
+from distilbatch.inference.backends.equalise import Channels, observe_channels
 from distilbatch.inference.backends.fused import NEARLY_NONNEGATIVE, FusedFeedForward, FusedSelfAttention
 from distilbatch.inference.backends.linears import Int8Linear, MakeLinear, PackedLinear
 from distilbatch.model.attention import Attention, sdpa_attention
@@ -39,26 +40,31 @@ class OneDnnBackend(Backend):
         model.to(device=device, dtype=dtype).eval()
         attend = _attention(torch.bfloat16 if self._int8 and operators.bfloat16_is_native() else dtype)
         blocks: list[nn.Module] = list(model.encoder.transformer.layer)
+        plain = all(isinstance(block.get_submodule("ffn"), FeedForward) for block in blocks)
+        channels = observe_channels(model.encoder) if self._int8 and plain else {}
         for block in blocks:
             ffn, attention = block.get_submodule("ffn"), block.get_submodule("attention")
             if isinstance(attention, SelfAttention):  # else it was prepared for another head on this encoder
-                block.set_submodule("attention", self._fuse(attention, attend, last=block is blocks[-1]))
+                last = block is blocks[-1]
+                block.set_submodule("attention", self._fuse(attention, attend, channels.get(attention), last=last))
             if isinstance(ffn, FeedForward):
-                block.set_submodule("ffn", self._fuse_ffn(ffn, model.config.activation))
+                block.set_submodule("ffn", self._fuse_ffn(ffn, model.config.activation, channels.get(ffn)))
 
-    def _fuse(self, attention: SelfAttention, attend: Attention, *, last: bool) -> nn.Module:
+    def _fuse(self, attention: SelfAttention, attend: Attention, channels: Channels | None, *, last: bool) -> nn.Module:
         half = self._int8 and operators.bfloat16_is_native()  # else attention would cost more than what int8 saves
-        project, out = self._linear(torch.bfloat16 if half else torch.float32), self._linear(torch.float32)
+        project = self._linear(torch.bfloat16 if half else torch.float32, channels)
+        out = self._linear(torch.float32)
         fused = FusedSelfAttention(attention, project=project, out=out, attend=attend, few_queries=last)
         return AbsorbedSelfAttention(attention, fused) if last else fused
 
-    def _fuse_ffn(self, ffn: FeedForward, activation: object) -> FusedFeedForward:
-        first = self._linear(torch.float32)
-        second: MakeLinear = partial(Int8Linear, nonnegative=activation in NEARLY_NONNEGATIVE) if self._int8 else first
+    def _fuse_ffn(self, ffn: FeedForward, activation: object, channels: Channels | None) -> FusedFeedForward:
+        first, second = self._linear(torch.float32, channels), self._linear(torch.float32)
+        if self._int8:
+            second = partial(Int8Linear, nonnegative=activation in NEARLY_NONNEGATIVE)
         return FusedFeedForward(ffn, activation=activation, first=first, second=second)
 
-    def _linear(self, output: torch.dtype) -> MakeLinear:
-        return partial(Int8Linear, dtype=output) if self._int8 else PackedLinear
+    def _linear(self, output: torch.dtype, channels: Channels | None = None) -> MakeLinear:
+        return partial(Int8Linear, dtype=output, channels=channels) if self._int8 else PackedLinear
 
 
 def _attention(dtype: torch.dtype) -> Attention:

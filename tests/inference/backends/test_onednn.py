@@ -25,14 +25,13 @@ from distilbatch.model.modeling import (
 from distilbatch.model.packed import Layout, PackedTokens
 
 CPU = torch.device("cpu")
-TRUE_INT8_LINEAR = operators.int8_linear
 ACTIVATIONS = ("gelu", "gelu_new", "gelu_python", "relu", "silu", "tanh", "gelu_10", torch.sin)
 KINDS = (DistilBertForSequenceClassification, DistilBertForTokenClassification, DistilBertForMaskedLM)
 
 pytestmark = pytest.mark.skipif(
     not operators.has_packed_linear(torch.float32), reason="torch has no prepacked linear layers here"
 )
-needs_int8 = pytest.mark.skipif(not operators.activation_levels(), reason="torch has no int8 kernels for this CPU")
+needs_int8 = pytest.mark.skipif(not operators.int8_sums(), reason="torch has no int8 kernels for this CPU")
 
 
 def random_model(seed: int, *, spread: float = 0.3):
@@ -92,8 +91,8 @@ def test_int8_results_are_near(seed):
 
 
 @needs_int8
-def test_int8_with_seven_bits_does_not_depend_on_the_batch(monkeypatch):
-    monkeypatch.setattr(operators, "activation_levels", lambda: 127)
+def test_int8_without_fused_activations_does_not_depend_on_the_batch(monkeypatch):
+    monkeypatch.setattr(operators, "fuses", lambda _post: False)
     model, packed = random_model(0, spread=0.1)
     OneDnnBackend(int8=True).prepare(model, device=CPU, dtype=torch.float32)
     first_length = packed.runs[0][1]
@@ -106,30 +105,14 @@ def test_int8_with_seven_bits_does_not_depend_on_the_batch(monkeypatch):
 
 @needs_int8
 @pytest.mark.parametrize("seed", range(10))
-def test_int8_with_eight_bits_takes_the_path_of_fused_activations(monkeypatch, seed):
-    if operators.activation_levels() < 255:  # what such a CPU would compute: the same sums, without overflow
-        monkeypatch.setattr(operators, "int8_linear", exact_int8_linear)
-        monkeypatch.setattr(operators, "activation_levels", lambda: 255)
+def test_int8_with_fused_activations_is_near_too(monkeypatch, seed):
+    monkeypatch.setattr(operators, "fuses", lambda _post: True)
     model, packed = random_model(seed, spread=0.1)
     fast = copy.deepcopy(model)
     OneDnnBackend(int8=True).prepare(fast, device=CPU, dtype=torch.float32)
     with torch.inference_mode():
         exact, found = model.forward_packed(packed), fast.forward_packed(packed)
     assert (found - exact).abs().mean() < 0.05 * exact.abs().mean()
-
-
-def exact_int8_linear(x, packed, bias, *, dtype=torch.float32, post=operators.NOTHING):
-    """Half of each byte at a time, which no CPU's sums overflow."""
-    halves = (x.values // 2, x.values - x.values // 2)
-    zeros = (x.zero // 2, x.zero - x.zero // 2)
-    parts = [
-        TRUE_INT8_LINEAR(operators.Quantised(values, x.scale, zero), packed, torch.zeros_like(bias))
-        for values, zero in zip(halves, zeros, strict=True)
-    ]
-    out = sum(parts) * (1 if x.row_scales is None else x.row_scales) + bias
-    if post.name == "gelu":
-        out = torch.nn.functional.gelu(out, approximate=post.algorithm)
-    return (out.relu() if post.name == "relu" else out).to(dtype)
 
 
 @needs_int8
