@@ -19,7 +19,7 @@ from distilbatch.inference.backends.base import Backend
 from distilbatch.inference.backends.equalise import Channels, observe_channels
 from distilbatch.inference.backends.fused import NEARLY_NONNEGATIVE, FusedFeedForward, FusedSelfAttention
 from distilbatch.inference.backends.linears import Int8Linear, MakeLinear, PackedLinear
-from distilbatch.model.attention import Attention, sdpa_attention
+from distilbatch.model.attention import Attention
 from distilbatch.model.layers import FeedForward, SelfAttention
 from distilbatch.model.modeling import PreTrainedModel
 
@@ -68,4 +68,4 @@ class OneDnnBackend(Backend):
 
 
 def _attention(dtype: torch.dtype) -> Attention:
-    return SteppedAttention(Workspace()) if dtype is torch.bfloat16 else sdpa_attention
+    return SteppedAttention(Workspace(), only_short=dtype is not torch.bfloat16)

@@ -167,12 +167,14 @@ def test_encoders_are_prepared_by_themselves_or_under_a_head():
     assert isinstance(model.transformer.layer[0].attention, FusedSelfAttention)
 
 
+@pytest.mark.parametrize("only_short", [False, True])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("seed", range(10))
-def test_stepped_attention_is_attention(monkeypatch, dtype, seed):
+def test_stepped_attention_is_attention(monkeypatch, dtype, seed, only_short):
     rng = random.Random(seed)
-    monkeypatch.setattr("distilbatch.inference.backends.attention._SCORE_BYTES", rng.choice([1, 10_000, 1 << 20]))
-    attend, n_heads = SteppedAttention(Workspace()), rng.choice([1, 3])
+    for name, values in (("_SCORE_BYTES", [1, 10_000, 1 << 20]), ("_SHORT_HEAD", [8, 160]), ("_FEW_DOCUMENTS", [1, 2])):
+        monkeypatch.setattr(f"distilbatch.inference.backends.attention.{name}", rng.choice(values))
+    attend, n_heads = SteppedAttention(Workspace(), only_short=only_short), rng.choice([1, 3])
     for _ in range(3):  # memory is used again, by larger and by smaller batches
         layout = Layout.of_lengths(sorted((rng.randint(1, 40) for _ in range(rng.randint(1, 9))), reverse=True))
         if rng.random() < 0.5:
@@ -195,6 +197,15 @@ def test_stepped_attention_leaves_masks_to_the_fused_kernel():
     options = {"layout": Layout.of_lengths([3, 3], key_mask=mask), "n_heads": 2, "dropout_p": 0.0}
     found, _ = SteppedAttention(Workspace())(q, k, v, **options)
     torch.testing.assert_close(found, sdpa_attention(q, k, v, **options)[0])
+
+
+def test_runs_of_many_short_documents_take_steps_and_others_the_fused_kernel(monkeypatch):
+    stepped = []
+    monkeypatch.setattr(SteppedAttention, "_attend", lambda _self, q, *_rest, **_out: stepped.append(tuple(q.shape)))
+    layout = Layout.of_lengths([200, 200, 200, 200, 9, 9, 9, 9, 8, 8, 8])
+    q, k, v = torch.randn(3, sum(layout.lengths), 32)
+    SteppedAttention(Workspace(), only_short=True)(q, k, v, layout=layout, n_heads=2, dropout_p=0.0)
+    assert stepped == [(4, 2, 9, 16)]
 
 
 def test_what_this_machine_lacks_is_computed_by_the_plain_kernels(monkeypatch):
