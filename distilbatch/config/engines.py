@@ -26,11 +26,12 @@ class Engine(Section):
         max_batch_tokens: Tokens of a token batch, at most; ``auto`` takes what suits the device, on a GPU what its
             free memory holds.
         sort_buffer_rows: Documents that are sorted by length together; also a bound on memory.
-        shard_rows: Rows of a shard, at most; ``auto`` aims at some minutes of work.
+        shard_rows: Rows of a shard, at most; ``auto`` aims at some minutes of work, and at several shards of a
+            small table.
         threads: Threads of the forward pass in each process.
         shutdown_grace_s: Seconds that shards in flight get to finish after a signal.
         actors: Ray: how many; ``auto`` fills the cluster.
-        cpus_per_actor: Ray: CPUs each one reserves.
+        cpus_per_actor: Ray: CPUs each one reserves; ``auto`` leaves none idle.
         gpus_per_actor: Ray: GPUs each one reserves; a fraction shares a GPU.
         address: Ray: ``auto`` or ``host:port`` of a cluster; None starts one here unless ``RAY_ADDRESS`` is set.
         max_worker_deaths: Ray: dead actors that are replaced before the run stops.

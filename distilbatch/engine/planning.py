@@ -14,7 +14,7 @@ from distilbatch.engine.job import Job, differences, model_fingerprint, new_plan
 from distilbatch.errors import ConflictError
 from distilbatch.fingerprint import fingerprint
 from distilbatch.records import Shard
-from distilbatch.shards.planner import DEFAULT_MAX_ROWS, DEFAULT_MAX_TEXT_BYTES, plan_shards
+from distilbatch.shards.planner import DEFAULT_MAX_TEXT_BYTES, plan_shards, suitable_max_rows
 from distilbatch.shards.remaining import remaining_ranges
 from distilbatch.source.listing import Listing, list_fragments
 
@@ -48,13 +48,17 @@ def build_plan(job: Job, listing: Listing, earlier: Sequence[PlanRecord]) -> Pla
     engine = job.config.engine
     place = str(job.source_root) if job.dated_source else ""
     earlier = [plan for plan in earlier if not place or plan.source_root == place]
+    ranges = remaining_ranges(listing.fragments, claimed_ranges(earlier))
+    max_rows = engine.shard_rows
+    if not isinstance(max_rows, int):
+        max_rows = suitable_max_rows(listing.fragments, ranges=ranges, limit=job.limit)
     shards = plan_shards(
         listing.fragments,
-        ranges=remaining_ranges(listing.fragments, claimed_ranges(earlier)),
+        ranges=ranges,
         model_fingerprint=model_fingerprint(job),
         # The job too: two jobs may label the same rows into one sink, and published names come from the shard id.
         semantic_fingerprint=fingerprint([job.name, job.semantic, place]),
-        max_rows=engine.shard_rows if isinstance(engine.shard_rows, int) else DEFAULT_MAX_ROWS,
+        max_rows=max_rows,
         max_text_bytes=DEFAULT_MAX_TEXT_BYTES,
         limit=job.limit,
     )

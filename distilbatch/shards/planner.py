@@ -14,7 +14,25 @@ from distilbatch.records import Fragment, Shard
 DEFAULT_MAX_ROWS = 8192
 DEFAULT_MAX_TEXT_BYTES = 2 << 20
 
+_MIN_MAX_ROWS = 1024  # a file and a record for less work than that are not worth it
+_MIN_SHARDS = 8  # of a small table, so that a few workers end at about the same time
+
 RowRange = tuple[int, int]
+
+
+def suitable_max_rows(
+    fragments: Sequence[Fragment],
+    *,
+    ranges: Mapping[int, Sequence[RowRange]] | None = None,
+    limit: int | None = None,
+) -> int:
+    """Most rows of a shard, for a table of this size; see :func:`plan_shards` for the arguments."""
+    if ranges is None:
+        rows = sum(fragment.num_rows for fragment in fragments)
+    else:
+        rows = sum(stop - start for wanted in ranges.values() for start, stop in wanted)
+    rows = rows if limit is None else min(rows, limit)
+    return min(max(_ceil_div(rows, _MIN_SHARDS), _MIN_MAX_ROWS), DEFAULT_MAX_ROWS)
 
 
 def plan_shards(

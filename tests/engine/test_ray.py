@@ -301,6 +301,15 @@ def test_actors_fill_the_cluster_as_the_config_says(engine, num_shards, slots):
     assert plan_slots(Engine(type="ray", device="cpu", **engine), num_shards=num_shards) == slots
 
 
+@pytest.mark.parametrize(("num_shards", "share"), [(1, 1), (2, 2)])
+def test_fewer_shards_than_actors_leave_no_core_idle(num_shards, share):
+    cpus = min(int(ray.cluster_resources()["CPU"]), 16)
+    found = plan_slots(Engine(type="ray", device="cpu"), num_shards=num_shards)
+    assert (found.actors, found.threads) == (min(num_shards, cpus), max(1, cpus // share))
+    found = plan_slots(Engine(type="ray", device="cpu", threads=1), num_shards=num_shards)
+    assert (found.cpus, found.threads) == (max(1, cpus // share), 1)
+
+
 @pytest.mark.parametrize("engine", [{"cpus_per_actor": 100_000}, {"gpus_per_actor": 1}], ids=str)
 def test_an_actor_that_fits_nowhere_is_refused(engine):
     with pytest.raises(SetupError, match=r"no actor fits into the cluster; expected .* found .* CPUs and 0 GPUs"):

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from distilbatch.records import Fragment
-from distilbatch.shards.planner import plan_shards
+from distilbatch.shards.planner import plan_shards, suitable_max_rows
 from distilbatch.shards.remaining import remaining_ranges
 
 
@@ -43,6 +43,29 @@ def bounds(shards):
 def test_small_row_groups_join_and_only_large_ones_are_split(row_groups, expected):
     shards = plan([fragment("a", row_groups)], max_text_bytes=10**9)
     assert [(start, stop) for _, start, stop in bounds(shards)] == expected
+
+
+@pytest.mark.parametrize(
+    ("rows", "limit", "expected"),
+    [
+        (0, None, 1024),
+        (1000, None, 1024),
+        (8193, None, 1025),
+        (40_000, None, 5000),
+        (10**9, None, 8192),
+        (10**9, 100, 1024),
+        (10**9, 20_000, 2500),
+    ],
+)
+def test_small_tables_make_several_shards_and_large_ones_full_ones(rows, limit, expected):
+    fragments = [fragment("a", [rows // 3]), fragment("b", [rows - rows // 3])]
+    assert suitable_max_rows(fragments, limit=limit) == expected
+    assert suitable_max_rows(fragments, ranges={1: [(0, rows - rows // 3)]}, limit=limit) <= expected
+
+
+def test_rows_that_are_done_make_no_shards_larger():
+    fragments = [fragment("a", [100_000]), fragment("b", [100_000])]
+    assert suitable_max_rows(fragments, ranges={0: [(10, 20), (90_000, 100_000)]}) == 1252
 
 
 def test_text_bytes_cut_a_shard_before_its_rows_do():

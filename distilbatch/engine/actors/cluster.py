@@ -24,6 +24,7 @@ _CONNECT_S = 10.0
 _OBJECT_STORE_BYTES = 128 << 20  # only descriptors and small results pass through it
 _UNSAFE_VARIABLE = "RAY_DATA_AUTOLOAD_CLOUDPICKLE_TENSOR_METADATA"
 _MAX_SMALL_CLUSTER_CPUS = 8
+_MAX_ACTOR_CPUS = 16.0  # more threads have too little work each in a token batch of a CPU
 
 _log = logging.getLogger("distilbatch")
 
@@ -125,9 +126,18 @@ def plan_slots(engine: Engine, *, num_shards: int) -> Slots:
             found=f"{cpus:g} CPUs and {gpus:g} GPUs",
             remedy="lower engine.cpus_per_actor or engine.gpus_per_actor",
         )
-    actors = engine.actors if isinstance(engine.actors, int) else fit
+    wanted = min(engine.actors, fit) if isinstance(engine.actors, int) else fit
+    actors = min(wanted, max(1, num_shards))
+    if actors < wanted and engine.cpus_per_actor == "auto" and not per_gpu:
+        per_cpu = max(per_cpu, _cpus_of_few(actors, cpus))
     threads = engine.threads if isinstance(engine.threads, int) else max(1, int(per_cpu))
-    return Slots(min(actors, fit, max(1, num_shards)), per_cpu, per_gpu, threads)
+    return Slots(actors, per_cpu, per_gpu, threads)
+
+
+def _cpus_of_few(actors: int, cpus: float) -> float:
+    """CPUs of each of fewer actors than there is room for, so that no core idles; 0 where nodes might not hold it."""
+    nodes: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
+    return min(cpus // actors, _MAX_ACTOR_CPUS) if sum(node["Alive"] for node in nodes) == 1 else 0.0
 
 
 def _cpus_per_actor(engine: Engine, cpus: float, gpu_slots: float) -> float:

@@ -20,7 +20,7 @@ from typing_extensions import override
 from distilbatch.config import Engine
 from distilbatch.engine.actors.cluster import Slots, connected, plan_slots
 from distilbatch.engine.actors.search import CrashSearch
-from distilbatch.engine.actors.shard_actor import ActorSlot, first_line, original_error, start_actor
+from distilbatch.engine.actors.shard_actor import ActorSlot, first_line, next_slot, original_error, start_actor
 from distilbatch.engine.attempt import STAGES, take_trace
 from distilbatch.engine.executor import Executor
 from distilbatch.engine.spec import Outcome, PoolEvent, ShardFailure, ShardTask, WorkerSpec
@@ -97,10 +97,9 @@ class _Pool:
             ray.kill(slot.actor)
 
     def _assign(self) -> None:
-        for slot in self._slots:
-            while slot.ready and self._waiting and len(slot.tasks) < self._engine.in_flight_per_actor:
-                task = self._waiting.popleft()
-                slot.tasks[slot.actor.process.remote(task)] = task
+        while slot := next_slot(self._slots, waiting=len(self._waiting), most=self._engine.in_flight_per_actor):
+            task = self._waiting.popleft()
+            slot.tasks[slot.actor.process.remote(task)] = task
 
     def _collect(self, ref: Any) -> Iterator[Outcome]:  # noqa: ANN401 - Ray's reference type is private
         slot = next(slot for slot in self._slots if ref == slot.start or ref in slot.tasks)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -86,6 +87,24 @@ def start_actor(spec: WorkerSpec, engine: Engine, slots: Slots) -> ActorSlot:
     remote_class: Any = ray.remote(ShardActor)
     actor = remote_class.options(**options).remote()
     return ActorSlot(actor, actor.start.remote(spec))
+
+
+def next_slot(slots: Sequence[ActorSlot], *, waiting: int, most: int) -> ActorSlot | None:
+    """The actor that the next shard goes to, if one may have it now.
+
+    Every actor gets a shard before one gets a second, also those that are still starting: to a job of few shards, one
+    that waits its turn in an actor is lost to the others.
+
+    Args:
+        slots: The actors.
+        waiting: How many shards wait.
+        most: Shards that an actor works on at a time.
+    """
+    slot = min((slot for slot in slots if slot.ready), key=lambda slot: len(slot.tasks), default=None)
+    if slot is None or len(slot.tasks) >= most:
+        return None
+    idle = sum(not other.tasks for other in slots) if slot.tasks else 0
+    return slot if waiting > idle else None
 
 
 def original_error(error: RayTaskError) -> DistilbatchError:
