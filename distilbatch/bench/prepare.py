@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -14,11 +14,13 @@ from numpy.typing import NDArray
 
 from distilbatch.bench.documents import (
     MAX_CANDIDATES,
+    SHIPPED,
     deal,
     mix_documents,
     read_candidates,
     stratified,
 )
+from distilbatch.bench.options import BenchOptions
 from distilbatch.bench.workload import FEATURE_EXTRACTION, TEXT_CLASSIFICATION, Workload
 from distilbatch.config import Config, load_config
 from distilbatch.demo.weights import minilm_folder
@@ -31,9 +33,6 @@ from distilbatch.model.configuration import CONFIG_FILE, DistilBertConfig
 from distilbatch.model.convert import copy_tokenizer
 from distilbatch.model.modeling import DistilBertForSequenceClassification
 from distilbatch.tokenization import DocumentTokenizer
-
-if TYPE_CHECKING:
-    from distilbatch.bench.run import BenchOptions
 
 PEER_BATCH_TOKENS = 2048  # on a CPU: for every library measured, fewer or more are slower
 _MAX_LENGTH = 512
@@ -156,7 +155,7 @@ class Prepared:
         config = config.model_copy(update={"source": source, "sink": sink, "engine": engine})
         head = self.head
         return Workload(
-            config=_plain(config),
+            config=plain_config(config),
             documents=documents,
             text_column=config.source.columns.text,
             num_documents=num_documents,
@@ -171,12 +170,11 @@ class Prepared:
         )
 
 
-def prepare(options: BenchOptions, scratch: Path, *, threads: int) -> Prepared:
-    """Resolve options: which job, which model, which candidates for documents.
+def job_config(options: BenchOptions, scratch: Path) -> tuple[Config, str]:
+    """The job to measure, and what to call its model; empty for the model's own folder.
 
     Raises:
         ConfigError: Options exclude each other.
-        DistilbatchError: The job, its model or its source is wrong.
     """
     config, model_name = options.config, ""
     if config is None:
@@ -188,6 +186,17 @@ def prepare(options: BenchOptions, scratch: Path, *, threads: int) -> Prepared:
         columns = config.source.columns.model_copy(update={"text": options.text_column})
         source = config.source.model_copy(update={"path": str(options.data), "columns": columns})
         config = config.model_copy(update={"source": source})
+    return config, model_name
+
+
+def prepare(options: BenchOptions, scratch: Path, *, threads: int) -> Prepared:
+    """Resolve options: which job, which model, which candidates for documents.
+
+    Raises:
+        ConfigError: Options exclude each other.
+        DistilbatchError: The job, its model or its source is wrong.
+    """
+    config, model_name = job_config(options, scratch)
     job = resolve_job(config, limit=MAX_CANDIDATES)
     device = str(resolve_device(config.engine.device if options.device == "auto" else options.device))
     mixed = options.config is None and options.data is None
@@ -209,7 +218,7 @@ def _reads_first_token(head: HeadSpec) -> bool:
     return head.task in {TEXT_CLASSIFICATION, "multiple-choice", "zero-shot-classification"}
 
 
-def _plain(config: Config) -> dict[str, Any]:
+def plain_config(config: Config) -> dict[str, Any]:
     """A config as a mapping that loads to the same: what is not set is left out."""
     values = config.model_dump(mode="json", exclude_none=True)
     if config.pipeline is not None:
@@ -234,7 +243,7 @@ def _default_config(options: BenchOptions, model: Path, scratch: Path) -> Config
         {
             "job": {"name": "bench"},
             "source": {
-                "path": str(options.data or scratch / "documents.parquet"),
+                "path": str(options.data or SHIPPED),
                 "columns": {"text": options.text_column},
             },
             "annotate": [{"name": "label", "task": TEXT_CLASSIFICATION, "model": str(model)}],

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import statistics
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -17,6 +16,7 @@ from distilbatch.bench.machine import describe_machine, versions_of
 from distilbatch.bench.prepare import Prepared
 from distilbatch.bench.race import MEASURED, Pass, Standing
 from distilbatch.bench.roster import OURS, PEER
+from distilbatch.bench.spread import spread
 from distilbatch.bench.stages import STAGES
 from distilbatch.bench.workload import TEXT_CLASSIFICATION, Workload
 
@@ -149,9 +149,9 @@ def _figures(standing: Standing, scope: str, lengths: NDArray[np.int64], compari
         "load_s": round(standing.load_s, 3),
         "probe_s": round(standing.probe_s, 4),
         "rounds_s": [round(value, 4) for value in seconds],
-        "documents_per_s": _spread([documents / value for value in seconds]),
-        "tokens_per_s": _spread([tokens / value for value in seconds]),
-        "share_of_limit": _spread(shares),
+        "documents_per_s": spread([documents / value for value in seconds]),
+        "tokens_per_s": spread([tokens / value for value in seconds]),
+        "share_of_limit": spread(shares),
         "padding": round(1 - tokens / computed, 4) if computed else None,
         "resident_bytes": max((item.facts.get("resident_bytes", 0) for item in passes), default=None),
         "facts": {name: value for name, value in facts.items() if name not in {"tokens_computed", "resident_bytes"}},
@@ -249,10 +249,4 @@ def compare_layouts(standings: Sequence[Standing]) -> list[dict[str, Any]]:
 
 def _ratio(mine: Sequence[Pass], theirs: Sequence[Pass], of: Any) -> dict[str, float] | None:  # noqa: ANN401
     other = {item.round: item.seconds for item in theirs}
-    return _spread([of(item.seconds, other[item.round]) for item in mine if item.round in other])
-
-
-def _spread(values: Sequence[float]) -> dict[str, float] | None:
-    if not values:
-        return None
-    return {"median": statistics.median(values), "min": min(values), "max": max(values)}
+    return spread([of(item.seconds, other[item.round]) for item in mine if item.round in other])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import tempfile
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,58 +16,21 @@ from distilbatch.bench.competitor import JOB, LIMIT
 from distilbatch.bench.contestant import Contestant
 from distilbatch.bench.flops import forward_flops
 from distilbatch.bench.machine import available_cores
+from distilbatch.bench.options import BenchOptions
 from distilbatch.bench.prepare import Prepared, prepare
 from distilbatch.bench.race import MEASURED, Race, Standing, Team
 from distilbatch.bench.report import Contest, build_report
 from distilbatch.bench.roster import OURS, Entrant, choose, ourselves, peers
 from distilbatch.bench.stages import STAGES
 from distilbatch.bench.workload import Workload
-from distilbatch.config import Config
 from distilbatch.inference.backends.operators import bfloat16_is_native
 
 LIMIT_ENTRANT = Entrant("limit", LIMIT, "", "distilbatch.bench.limit:Limit")
 REFERENCE_ENTRANT = Entrant("reference", "reference", "float32", "distilbatch.bench.reference:Reference")
 PRECISIONS = ("float32", "bfloat16", "int8")
-DEFAULT_ROUNDS = 3
-DEFAULT_BUDGET_S = 600.0
 _MIN_DOCUMENTS, _MAX_DOCUMENTS = 32, 2000
 _LOAD_S = 15.0  # of a contestant, about
 _EFFICIENCY = 0.6  # of the matrix rate, about, padding included
-
-
-@dataclass(frozen=True, slots=True)
-class BenchOptions:
-    """What to measure, and on what.
-
-    Args:
-        config: A job whose annotations, source and settings are taken; None for a mix of documents and a classifier.
-        data: Parquet file or folder to draw documents from instead.
-        text_column: Its text column.
-        model: Checkpoint folder, where no config names one; None for random weights of DistilBERT's default size.
-        documents: How many documents; None takes as many as the budget allows.
-        rounds: Rounds to time.
-        budget_s: About how long everything may take; rounds are left out to keep it.
-        threads: CPU threads; None takes all cores.
-        device: ``cpu``, ``cuda``, ``cuda:N`` or ``auto``.
-        only: Names or families of contestants; empty for all.
-        skip_peers: Whether only ourselves are measured.
-        layout: Whether to measure one process for each thread, too.
-        seed: Of documents and random weights.
-    """
-
-    config: Config | None = None
-    data: Path | None = None
-    text_column: str = "text"
-    model: Path | None = None
-    documents: int | None = None
-    rounds: int = DEFAULT_ROUNDS
-    budget_s: float = DEFAULT_BUDGET_S
-    threads: int | None = None
-    device: str = "auto"
-    only: Sequence[str] = ()
-    skip_peers: bool = False
-    layout: bool = False
-    seed: int = 0
 
 
 def run_bench(options: BenchOptions) -> dict[str, Any]:

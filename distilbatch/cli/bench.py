@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
@@ -12,13 +12,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from distilbatch.cli.bench_tables import bench_tables
+from distilbatch.cli.bench_tables import bench_tables, command_tables
 from distilbatch.cli.console import show, show_json
 from distilbatch.cli.failures import verb
 from distilbatch.cli.options import AsJson, Debug, Overrides
 from distilbatch.errors import ConfigError, SetupError
 
 if TYPE_CHECKING:
+    from distilbatch.bench.options import BenchOptions, JobSize
     from distilbatch.config import Config
 
 DEFAULT_ROUNDS = 3
@@ -46,6 +47,10 @@ _SkipPeers = Annotated[bool, typer.Option("--skip-peers", help="Measure ourselve
 _Layout = Annotated[
     bool, typer.Option("--layout", help="Also measure one process for each thread against one with all threads.")
 ]
+_Jobs = Annotated[
+    str,
+    typer.Option("--jobs", metavar="ROWS,...", help="Time whole commands instead: 1000,50000:ray; and pipe's start."),
+]
 _Seed = Annotated[int, typer.Option("--seed", help="Of documents and random weights.")]
 _Save = Annotated[Path | None, typer.Option("--save", metavar="FILE", help="Write the report as JSON, too.")]
 _Plot = Annotated[Path | None, typer.Option("--plot", metavar="FILE", help="Draw a bar plot, as SVG.")]
@@ -64,6 +69,7 @@ def bench(  # noqa: PLR0913, PLR0917 - the options of a command
     only: _Only = "",
     skip_peers: _SkipPeers = False,
     layout: _Layout = False,
+    jobs: _Jobs = "",
     seed: _Seed = 0,
     save: _Save = None,
     plot: _Plot = None,
@@ -73,10 +79,11 @@ def bench(  # noqa: PLR0913, PLR0917 - the options of a command
 ) -> None:
     """Measure this machine's limit, ourselves and other libraries over the same documents, in turn.
 
-    Every contestant runs in a process of its own; those that are not installed or cannot run here are listed.
+    Every contestant runs in a process of its own; those that are not installed or cannot run here are listed. With
+    --jobs, whole commands over the first rows of the source are timed instead, from their start to committed output.
     """
     with verb(debug=debug):
-        from distilbatch.bench.run import BenchOptions, run_bench  # noqa: PLC0415
+        from distilbatch.bench.options import BenchOptions, JobSize  # noqa: PLC0415
 
         options = BenchOptions(
             config=_load(configs, overrides),
@@ -91,16 +98,24 @@ def bench(  # noqa: PLR0913, PLR0917 - the options of a command
             only=tuple(word for word in only.split(",") if word),
             skip_peers=skip_peers,
             layout=layout,
+            jobs=JobSize.parse(jobs),
             seed=seed,
         )
-        _check_plot(plot)
-        with _ended_by_sigterm():
-            report = run_bench(options)
+        _check_plot(plot, options.jobs)
+        report = _measure(options)
         _write_files(report, save, plot)
         if as_json:
             show_json(report)
         else:
-            show(*bench_tables(report))
+            show(*(command_tables(report) if options.jobs else bench_tables(report)))
+
+
+def _measure(options: BenchOptions) -> dict[str, Any]:
+    from distilbatch.bench.commands import time_commands  # noqa: PLC0415
+    from distilbatch.bench.run import run_bench  # noqa: PLC0415
+
+    with _ended_by_sigterm():
+        return time_commands(options) if options.jobs else run_bench(options)
 
 
 def _load(configs: list[str] | None, overrides: list[str] | None) -> Config | None:
@@ -111,8 +126,10 @@ def _load(configs: list[str] | None, overrides: list[str] | None) -> Config | No
     return load_config_files(configs, overrides=overrides or ()) if configs else None
 
 
-def _check_plot(plot: Path | None) -> None:
+def _check_plot(plot: Path | None, jobs: Sequence[JobSize]) -> None:
     """Before anything is measured."""
+    if plot is not None and jobs:
+        raise ConfigError("--plot", expected="a benchmark of contestants", found="--jobs, which has no plot")
     if plot is not None and plot.suffix != ".svg":
         raise ConfigError("--plot", expected="a file name that ends in .svg", found=str(plot))
 
@@ -134,9 +151,14 @@ def _ended_by_sigterm() -> Iterator[None]:
 def _write_files(report: dict[str, Any], save: Path | None, plot: Path | None) -> None:
     from distilbatch.bench import plot as plotting  # noqa: PLC0415
 
-    for path, content in ((save, json.dumps(report, indent=1) + "\n"), (plot, plotting.plot(report))):
-        if path is not None:
-            try:
-                path.write_text(content, encoding="utf-8")
-            except OSError as error:
-                raise SetupError(f"{path}: cannot be written", found=str(error)) from error
+    if save is not None:
+        _write(save, json.dumps(report, indent=1) + "\n")
+    if plot is not None:
+        _write(plot, plotting.plot(report))
+
+
+def _write(path: Path, content: str) -> None:
+    try:
+        path.write_text(content, encoding="utf-8")
+    except OSError as error:
+        raise SetupError(f"{path}: cannot be written", found=str(error)) from error

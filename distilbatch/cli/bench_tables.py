@@ -25,9 +25,46 @@ def bench_tables(report: Mapping[str, Any]) -> Iterable[RenderableType]:
     yield from _stages(report)
 
 
+def command_tables(report: Mapping[str, Any]) -> Iterable[RenderableType]:
+    """The machine, and how long each command took."""
+    machine = report["machine"]
+    yield facts(
+        "measured on",
+        [
+            ("machine", _machine(machine)),
+            ("model", report["model"]["name"]),
+            ("documents", report["data"]["source"]),
+            (
+                "rounds",
+                f"{report['settings']['rounds']}, interleaved; {duration(report['settings']['seconds'])} in all",
+            ),
+        ],
+    )
+    yield ""
+    table = new_table("rows", "engine", "seconds", "min", "max", "rows/s", "forward", "memory", "files")
+    for item in report["commands"]:
+        busy = item["stage_seconds"]
+        table.add_row(
+            f"{item['rows']:,}",
+            item["engine"],
+            *(f"{item['seconds'][name]:.2f}" for name in ("median", "min", "max")),
+            f"{item['rows_per_s']['median']:,.0f}",
+            _percent(busy["forward"] / max(sum(busy.values()), 1e-9)),
+            size(item["resident_bytes"]),
+            f"{item['num_files']:,}",
+        )
+    yield table
+    if found := report["first_answer_s"]:
+        yield f"pipe: first answer after {found['median']:.2f} s ({found['min']:.2f} to {found['max']:.2f})"
+
+
+def _machine(machine: Mapping[str, Any]) -> str:
+    return f"{machine['cpu']}, {machine['cores']} cores: {' '.join(machine['flags'])}"
+
+
 def _setting(report: Mapping[str, Any]) -> Iterable[tuple[str, str]]:
     machine, settings, data, model = (report[name] for name in ("machine", "settings", "data", "model"))
-    yield "machine", f"{machine['cpu']}, {machine['cores']} cores: {' '.join(machine['flags'])}"
+    yield "machine", _machine(machine)
     if settings["device"] != "cpu":
         yield "device", f"{settings['device']}: {', '.join(machine['gpus'])}"
     yield "threads", f"{settings['threads']}, torch {machine['torch']}"
