@@ -104,10 +104,8 @@ def bench(  # noqa: PLR0913, PLR0917 - the options of a command
         _check_plot(plot, options.jobs)
         report = _measure(options)
         _write_files(report, save, plot)
-        if as_json:
-            show_json(report)
-        else:
-            show(*(command_tables(report) if options.jobs else bench_tables(report)))
+        tables = command_tables if options.jobs else bench_tables
+        show_json(report) if as_json else show(*tables(report))
 
 
 def _measure(options: BenchOptions) -> dict[str, Any]:

@@ -85,6 +85,7 @@ def _plan_facts(report: PlanReport) -> Iterable[tuple[str, str]]:
     yield "files to write", f"{report.output_files:,}" + ("" if report.output_files_exact else " or more")
     for name, digest in report.model_fingerprints.items():
         yield f"model of {name}", digest[:12]
+    yield "precision", f"{report.precision}: {report.precision_basis}"
     if report.estimate is not None:
         yield "tokens, about", f"{report.estimate.tokens:,} ({report.estimate.truncated_share:.1%} of rows are cut off)"
         if report.estimate.seconds is not None:

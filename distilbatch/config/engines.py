@@ -25,6 +25,7 @@ class Engine(Section):
             ``auto``. Set, it is asked of any other precision too, and the job is refused below it.
         max_batch_tokens: Tokens of a token batch, at most; ``auto`` takes what suits the device, on a GPU what its
             free memory holds.
+        compile: On a GPU: let ``torch.compile`` fuse the layers around attention, which takes about a minute at start.
         sort_buffer_rows: Documents that are sorted by length together; also a bound on memory.
         shard_rows: Rows of a shard, at most; ``auto`` aims at some minutes of work, and at several shards of a
             small table.
@@ -43,6 +44,7 @@ class Engine(Section):
     precision: Literal["auto", "float32", "bfloat16", "float16", "int8"] = "auto"
     min_agreement: Annotated[float, Number(minimum=0, maximum=1, whole=False)] | None = None
     max_batch_tokens: Annotated[int | Literal["auto"], Number(minimum=16, auto=True)] = "auto"
+    compile: bool = False
     sort_buffer_rows: Annotated[int, Number(minimum=1)] = 4096
     shard_rows: AutoInt = "auto"
     threads: AutoInt = "auto"

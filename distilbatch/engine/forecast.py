@@ -18,6 +18,7 @@ from distilbatch.engine.driver import ConfigLike, resolve_run
 from distilbatch.engine.estimate import Estimate, estimate_work
 from distilbatch.engine.job import Job
 from distilbatch.engine.planning import build_plan, list_source, refuse_changes
+from distilbatch.engine.settle import foresee_precision
 from distilbatch.records import Fragment, Shard
 from distilbatch.source.listing import Listing
 
@@ -46,6 +47,8 @@ class PlanReport:
         output_files_exact: False when ``partition_by`` may split shards: then there are at least so many.
         model_fingerprints: Identity of each annotation's checkpoint.
         model_sources: Hub id and commit of each annotation whose model comes from the hub.
+        precision: What it computes in, or is asked to where that is not settled.
+        precision_basis: Why, or how it will be settled.
         bad_files: Unreadable source files that are left out, with the reason.
         changed_files: Planned files that have changed or are gone: the run would refuse to go on.
         unfinished: Earlier runs of the job that a run finishes first.
@@ -67,6 +70,8 @@ class PlanReport:
     output_files_exact: bool
     model_fingerprints: dict[str, str]
     model_sources: dict[str, str]
+    precision: str
+    precision_basis: str
     bad_files: tuple[str, ...]
     changed_files: tuple[str, ...]
     unfinished: tuple[str, ...]
@@ -127,6 +132,7 @@ def _report(
         earlier = earlier[: earlier.index(job.window)]
     unfinished = [window for window in earlier if state != PUBLISHED and ledgers[window].done() is None]
     partition_by = set(job.config.sink.partition_by)
+    precision, basis = foresee_precision(job, planned, RunLedger(LocalStore(), job.layout))
     return PlanReport(
         run_key=planned.run_key,
         state=state,
@@ -144,6 +150,8 @@ def _report(
         output_files_exact=all(partition_by <= dict(fragment.partition).keys() for fragment in planned.fragments),
         model_fingerprints=dict(job.model_fingerprints),
         model_sources=job.model_sources,
+        precision=precision,
+        precision_basis=basis,
         bad_files=tuple(f"{bad.path}: {bad.reason}" for bad in planned.bad_files),
         changed_files=(),
         unfinished=tuple(f"{job.name}/{window}" for window in unfinished),

@@ -59,6 +59,7 @@ class Heads:
                     device=self.device,
                     precision=self.precision,
                     max_batch_tokens=device.max_batch_tokens,
+                    compiled=device.compiled,
                 )
                 for trunk in group.trunks
             ]

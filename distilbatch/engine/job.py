@@ -92,6 +92,7 @@ class Job:
             precision=engine.precision,
             max_batch_tokens=_number(engine.max_batch_tokens),
             threads=_number(engine.threads),
+            compiled=engine.compile,
         )
 
 

@@ -53,9 +53,30 @@ def settle_precision(job: Job, plan: PlanRecord, ledger: RunLedger, *, stop: thr
     return record.precision
 
 
+def foresee_precision(job: Job, plan: PlanRecord, ledger: RunLedger) -> tuple[str, str]:
+    """What :func:`settle_precision` would return, as far as that can be told without a trial, and why.
+
+    Raises:
+        ConflictError: The recorded choice is damaged, or another plan's.
+    """
+    engine = job.config.engine
+    if record := ledger.precision(plan):
+        return record.precision, record.basis
+    if engine.precision != AUTO and (engine.min_agreement is None or engine.precision == EXACT):
+        return engine.precision, "asked for"
+    rows = _trial_rows(plan, engine.precision)
+    if engine.precision == AUTO and rows < MIN_TRIAL_ROWS:
+        return AUTO, "what suits the device; too few rows to try others on a sample"
+    return engine.precision, f"to be {'chosen' if engine.precision == AUTO else 'checked'} by a trial on {rows:,} rows"
+
+
+def _trial_rows(plan: PlanRecord, asked: str) -> int:
+    return min(MAX_TRIAL_ROWS, plan.num_rows // TRIAL_SHARE if asked == AUTO else plan.num_rows)
+
+
 def _choose(job: Job, plan: PlanRecord, *, stop: threading.Event) -> PrecisionRecord:
     asked = job.config.engine.precision
-    rows = min(MAX_TRIAL_ROWS, plan.num_rows // TRIAL_SHARE if asked == AUTO else plan.num_rows)
+    rows = _trial_rows(plan, asked)
     if asked == AUTO and rows < MIN_TRIAL_ROWS:
         return _record(plan, AUTO, f"{plan.num_rows} rows are too few to try others on a sample")
     # Small runs, whose workers are other processes, do without torch in this one.

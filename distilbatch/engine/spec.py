@@ -70,12 +70,14 @@ class DeviceSpec:
         precision: auto, float32, bfloat16, float16 or int8.
         max_batch_tokens: Token budget of a forward call; None suits the device.
         threads: CPU threads; None leaves torch's choice.
+        compiled: Whether torch may compile layers; on CUDA devices only.
     """
 
     device: str = "auto"
     precision: str = "auto"
     max_batch_tokens: int | None = None
     threads: int | None = None
+    compiled: bool = False
 
 
 @dataclass(frozen=True, slots=True)

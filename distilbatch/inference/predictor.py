@@ -44,6 +44,7 @@ class Predictor:
         precision: What they compute in, one of ``precision.PRECISIONS``.
         max_batch_tokens: Most tokens of one forward call; halved for good when memory runs out. None suits the device.
         backend: The kernels; None chooses the fastest that this machine has.
+        compiled: Whether torch may compile layers where that pays, for some time at start.
     """
 
     max_unread = 0
@@ -58,9 +59,10 @@ class Predictor:
         precision: str,
         max_batch_tokens: int | None = None,
         backend: Backend | None = None,
+        compiled: bool = False,
     ) -> None:
         dtype = storage_dtype(precision)
-        backend = backend or choose_backend(precision, device, dtype)
+        backend = backend or choose_backend(precision, device, dtype, compiled=compiled)
         self._encoder = models[0].encoder
         for place, model in enumerate(models):
             if isinstance(model, DistilBertModel) and place:

@@ -6,11 +6,13 @@ Where a backend may put its own parts, on a loaded model, without touching the f
     ``block.attention.attend``                                          an ``Attention`` (see attention.py)
     ``block.attention`` (to fuse q, k, v)      a module (queries, hidden, layout) -> (Q, H), weights or None
     ``block.ffn`` (to fuse the activation)     a module (Q, H) -> (Q, H)
+    ``block.finish`` (to fuse all behind attention)                     a ``Finish``, from context and queries on
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -107,11 +109,27 @@ class FeedForward(nn.Module):
         return out
 
 
+class Finish(Protocol):
+    """What a block does behind its attention."""
+
+    def __call__(self, block: TransformerBlock, context: Tensor, queries: Tensor) -> Tensor:
+        """Map what was attended to, ``(Q, H)``, and the tokens that asked, ``(Q, H)``, to the block's output."""
+        ...
+
+
+def finish_block(block: TransformerBlock, context: Tensor, queries: Tensor) -> Tensor:
+    """Residual, norm, feed-forward, residual, norm: the plain implementation."""
+    attended = block.sa_layer_norm(context + queries)
+    out: Tensor = block.output_layer_norm(block.ffn(attended) + attended)
+    return out
+
+
 class TransformerBlock(nn.Module):
     """Attention and feed-forward, each with a residual and a norm behind it."""
 
     def __init__(self, config: DistilBertConfig) -> None:
         super().__init__()
+        self.finish: Finish = finish_block
         self.attention = SelfAttention(config)
         self.sa_layer_norm = nn.LayerNorm(config.dim, eps=LAYER_NORM_EPS)
         self.ffn = FeedForward(config)
@@ -122,8 +140,7 @@ class TransformerBlock(nn.Module):
         """Map ``(T, H)`` to the outputs ``(Q, H)`` of the token rows ``(Q,)``, or of all, and the attention weights."""
         queries = hidden if rows is None else hidden[rows]
         context, weights = self.attention(queries, hidden, layout)
-        attended = self.sa_layer_norm(context + queries)
-        return self.output_layer_norm(self.ffn(attended) + attended), weights
+        return self.finish(self, context, queries), weights
 
 
 class Trace:

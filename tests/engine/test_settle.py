@@ -11,7 +11,7 @@ import pytest
 import tiny_job
 
 from distilbatch import run
-from distilbatch.engine import settle, trial, trial_process
+from distilbatch.engine import forecast, settle, trial, trial_process
 from distilbatch.engine.trial import Trial
 from distilbatch.errors import DataError, SetupError
 from distilbatch.inference import precision
@@ -96,6 +96,31 @@ def settle_record(job, plan, ledger):
     assert record is not None
     assert record.precision == chosen
     return record
+
+
+@pytest.mark.parametrize(
+    ("engine", "rows", "expected"),
+    [
+        ({}, 10, ("auto", "to be chosen by a trial on 30 rows")),
+        ({}, 31, ("auto", "what suits the device; too few rows to try others on a sample")),
+        ({"precision": "int8"}, 10, ("int8", "asked for")),
+        ({"precision": "float32", "min_agreement": 0.9}, 10, ("float32", "asked for")),
+        ({"precision": "int8", "min_agreement": 0.9}, 31, ("int8", "to be checked by a trial on 60 rows")),
+    ],
+)
+def test_a_plan_tells_what_will_be_settled_and_how(folder, monkeypatch, engine, rows, expected):
+    monkeypatch.setattr(settle, "TRIAL_SHARE", 2)
+    monkeypatch.setattr(settle, "MIN_TRIAL_ROWS", rows)
+    report = forecast.plan(tiny_job.job_config(folder, engine=engine), forecast=False)
+    assert (report.precision, report.precision_basis) == expected
+
+
+def test_a_plan_tells_what_was_settled(folder, trials):
+    trials.answers.append(figures(int8=1.0, bfloat16=1.0))
+    config = tiny_job.job_config(folder)
+    record = settle_record(*planned(config))
+    report = forecast.plan(config, forecast=False)
+    assert (report.precision, report.precision_basis) == ("int8", record.basis)
 
 
 def test_the_choice_is_made_once_and_a_resume_keeps_it(folder, trials):

@@ -6,15 +6,23 @@ import torch
 from typing_extensions import override
 
 from distilbatch.inference.backends.base import Backend
+from distilbatch.inference.backends.compiled import compile_blocks
 from distilbatch.inference.backends.fused import FusedSelfAttention
 from distilbatch.inference.backends.linears import MergedLinear
 from distilbatch.inference.backends.varlen import choose_attention
-from distilbatch.model.layers import SelfAttention
+from distilbatch.model.layers import SelfAttention, TransformerBlock
 from distilbatch.model.modeling import PreTrainedModel
 
 
 class CudaBackend(Backend):
-    """Swaps the attention of every block; the feed-forward layers are torch's own, whose kernels suit these devices."""
+    """Swaps the attention of every block; the feed-forward layers are torch's own, whose kernels suit these devices.
+
+    Args:
+        compiled: Whether torch compiles what is behind the attention, which takes some time at start.
+    """
+
+    def __init__(self, *, compiled: bool = False) -> None:
+        self._compiled = compiled
 
     @override
     def prepare(self, model: PreTrainedModel, *, device: torch.device, dtype: torch.dtype) -> None:
@@ -31,3 +39,7 @@ class CudaBackend(Backend):
                 attention, project=MergedLinear, out=MergedLinear, attend=attend, few_queries=block is blocks[-1]
             )
             block.set_submodule("attention", fused)
+        if self._compiled:
+            compile_blocks(
+                [block for block in blocks if isinstance(block, TransformerBlock)], device=device, dtype=dtype
+            )
