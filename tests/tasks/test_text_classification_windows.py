@@ -124,14 +124,14 @@ def test_windows_are_reduced_and_listed_as_evidence(model, pipeline, texts, redu
         ranked = sorted(zip(LABELS, expected, strict=True), key=lambda pair: -pair[1])
         assert [item["label"] for item in value["scores"]] == [label for label, _ in ranked]
         np.testing.assert_allclose(
-            [item["score"] for item in value["scores"]], [score for _, score in ranked], atol=1e-5
+            [item["score"] for item in value["scores"]], [score for _, score in ranked], atol=3e-5
         )
         assert (value["label"], value["score"]) == (value["scores"][0]["label"], value["scores"][0]["score"])
         assert [(item["label"], (item["start"], item["end"])) for item in value["windows"]] == [
             (LABELS[int(window.argmax())], place) for window, (_, place) in zip(scores, windows, strict=True)
         ]
         np.testing.assert_allclose(
-            [item["score"] for item in value["windows"]], [window.max() for window in scores], atol=1e-5
+            [item["score"] for item in value["windows"]], [window.max() for window in scores], atol=3e-5
         )
 
 

@@ -94,7 +94,8 @@ def test_nothing_to_encode_gives_no_documents(make):
 
 @pytest.mark.parametrize("max_length", [6, 17, 64, 512])
 def test_pairs_equal_the_references(make, reference, real_texts, max_length):
-    first, second = real_texts[:120:2], real_texts[1:120:2]
+    count = 30 if max_length == 6 else 120  # the reference takes one token off at a time
+    first, second = real_texts[:count:2], real_texts[1:count:2]
     tokens = make(max_length=max_length).encode(first, second)
     expected = reference(first, second, truncation="longest_first", max_length=max_length, verbose=False)["input_ids"]
     assert documents(tokens) == dict(enumerate(expected))
