@@ -1,4 +1,4 @@
-"""What tests of several folders share: the place of real data, a hub, and the skip of GPU tests without a GPU."""
+"""What tests of several folders share: real data, a hub, one thread, and the skip of GPU tests without a GPU."""
 
 from __future__ import annotations
 
@@ -9,6 +9,14 @@ import pytest
 from hub_server import Hub
 
 SHARED = Path(__file__).parents[2] / "shared" / "data"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_thread() -> None:
+    """Models of tests are too small to share among cores, and other work runs beside them."""
+    import torch
+
+    torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")

@@ -56,12 +56,7 @@ def xquad(shared_data: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def trained_model(xquad: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        return train_qa(xquad, tmp_path_factory.mktemp("qa") / "trained")
-    finally:
-        torch.set_num_threads(before)
+    return train_qa(xquad, tmp_path_factory.mktemp("qa") / "trained")
 
 
 def annotate(

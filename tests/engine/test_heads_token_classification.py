@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -66,12 +66,9 @@ def token_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def ner(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+def ner(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A trained model, whose spans are real ones."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield train_ner(tmp_path_factory.mktemp("ner") / "model")
-    torch.set_num_threads(before)
+    return train_ner(tmp_path_factory.mktemp("ner") / "model")
 
 
 def head(model: Path, strategy: str = "simple", *, name: str = "entities", **changes: Any) -> HeadSpec:

@@ -4,20 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from token_batches import token_batch
 
 from distilbatch.inference.duplicates import find_distinct
 from distilbatch.records import HeadOutput, TokenBatch
-
-
-def batch(documents: list[list[int]]) -> TokenBatch:
-    lengths = [len(ids) for ids in documents]
-    return TokenBatch(
-        input_ids=np.array([i for ids in documents for i in ids], dtype=np.int32),
-        cu_seqlens=np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64),
-        sequences=np.arange(len(documents), dtype=np.int64),
-        windows=np.zeros(len(documents), dtype=np.int32),
-        truncated=np.zeros(len(documents), dtype=np.bool_),
-    )
 
 
 def compute(tokens: TokenBatch, *, axis: str, skip: int) -> HeadOutput:
@@ -50,7 +40,7 @@ def compute(tokens: TokenBatch, *, axis: str, skip: int) -> HeadOutput:
 def test_every_document_gets_what_it_would_have_got_alone(axis, seed):
     rng = np.random.default_rng(seed)
     kinds = [rng.integers(0, 6, size=rng.integers(1, 6)).tolist() for _ in range(rng.integers(1, 6))]
-    tokens = batch([kinds[i] for i in rng.integers(0, len(kinds), size=rng.integers(1, 30))])
+    tokens = token_batch([kinds[i] for i in rng.integers(0, len(kinds), size=rng.integers(1, 30))])
     distinct = find_distinct(tokens)
     skip = int(rng.integers(0, 4))
     found = distinct.spread(compute(distinct.tokens, axis=axis, skip=skip), axis)
@@ -67,7 +57,7 @@ def bounds(tokens: TokenBatch):
 
 
 def test_documents_that_differ_are_passed_on_as_they_are():
-    tokens = batch([[1, 2], [1, 2, 3], [2, 1]])
+    tokens = token_batch([[1, 2], [1, 2, 3], [2, 1]])
     distinct = find_distinct(tokens)
     assert distinct.tokens is tokens
     assert distinct.repeated == 0
@@ -75,13 +65,13 @@ def test_documents_that_differ_are_passed_on_as_they_are():
 
 
 def test_the_members_of_a_kind_are_all_its_documents():
-    distinct = find_distinct(batch([[5], [7], [5], [7], [5]]))
+    distinct = find_distinct(token_batch([[5], [7], [5], [7], [5]]))
     assert distinct.repeated == 3
     assert distinct.members(np.array([0])).tolist() == [0, 2, 4]
     assert distinct.tokens.sequences.tolist() == [0, 1]
 
 
 def test_no_documents():
-    distinct = find_distinct(batch([]))
+    distinct = find_distinct(token_batch([]))
     nothing = HeadOutput(np.empty(0, np.int64), np.empty((0, 0), np.float32))
     assert len(distinct.spread(nothing, "tokens").positions) == 0

@@ -9,22 +9,11 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from token_batches import random_token_batch
 
 from distilbatch.inference.packing import gather, pack
-from distilbatch.records import TokenBatch
 
 LENGTHS = st.lists(st.integers(1, 60), max_size=80)
-
-
-def documents_of(lengths: list[int], *, seed: int = 0) -> TokenBatch:
-    ids = np.random.default_rng(seed).integers(0, 1000, size=sum(lengths)).astype(np.int32)
-    return TokenBatch(
-        input_ids=ids,
-        cu_seqlens=np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64),
-        sequences=np.arange(len(lengths), dtype=np.int64),
-        windows=np.zeros(len(lengths), dtype=np.int32),
-        truncated=np.zeros(len(lengths), dtype=np.bool_),
-    )
 
 
 @settings(max_examples=200, deadline=None)
@@ -68,7 +57,7 @@ def test_known_batches(lengths, budget, expected):
 @settings(max_examples=100, deadline=None)
 @given(lengths=st.lists(st.integers(0, 12), max_size=30), data=st.data())
 def test_gather_lays_the_chosen_documents_end_to_end(lengths, data):
-    tokens = documents_of(lengths)
+    tokens = random_token_batch(lengths, vocab_size=1000)
     chosen = data.draw(st.lists(st.integers(0, len(lengths) - 1), max_size=40)) if lengths else []
     naive = [int(token) for i in chosen for token in tokens.input_ids[tokens.cu_seqlens[i] : tokens.cu_seqlens[i + 1]]]
     gathered = gather(tokens, np.array(chosen, dtype=np.int64))
@@ -78,7 +67,7 @@ def test_gather_lays_the_chosen_documents_end_to_end(lengths, data):
 
 def test_a_sort_buffer_is_packed_in_milliseconds():
     lengths = np.random.default_rng(1).integers(3, 512, size=16_384)
-    tokens = documents_of(lengths.tolist())
+    tokens = random_token_batch(lengths.tolist(), vocab_size=1000)
     start = time.thread_time()
     batches = pack(lengths, max_batch_tokens=2048)
     total = sum(len(gather(tokens, batch)) for batch in batches)

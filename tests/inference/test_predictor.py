@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
+from token_batches import random_token_batch
 from torch import nn
 
 from distilbatch.inference import transfer
@@ -46,14 +46,6 @@ CONFIG = DistilBertConfig(
 SPAN_CONFIG = replace(CONFIG, id2label={0: "start", 1: "end"})
 
 
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 @pytest.fixture(scope="module")
 def model() -> DistilBertForSequenceClassification:
     torch.manual_seed(0)
@@ -61,15 +53,8 @@ def model() -> DistilBertForSequenceClassification:
 
 
 def documents(lengths, *, seed: int = 0) -> TokenBatch:
-    rng = np.random.default_rng(seed)
-    lengths = np.asarray(lengths, dtype=np.int64)
-    return TokenBatch(
-        input_ids=rng.integers(0, 99, size=int(lengths.sum())).astype(np.int32),
-        cu_seqlens=np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64),
-        sequences=2 * np.arange(len(lengths), dtype=np.int64),  # sequences without tokens lie between
-        windows=np.zeros(len(lengths), dtype=np.int32),
-        truncated=np.zeros(len(lengths), dtype=np.bool_),
-    )
+    # Sequences without tokens lie between them.
+    return random_token_batch(np.asarray(lengths).tolist(), vocab_size=99, seed=seed, step=2)
 
 
 def predictor_of(model: nn.Module, *, budget: int | None, device=CPU, precision="float32") -> Predictor:

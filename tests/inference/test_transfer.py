@@ -7,30 +7,19 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from token_batches import random_token_batch
 
 from distilbatch.inference.packing import gather, token_index
 from distilbatch.inference.transfer import Arrival, Mark, send
 from distilbatch.model.packed import PackedTokens
-from distilbatch.records import TokenBatch
 
 CPU = torch.device("cpu")
-
-
-def documents_of(lengths: list[int], *, seed: int = 0) -> TokenBatch:
-    ids = np.random.default_rng(seed).integers(0, 6, size=sum(lengths)).astype(np.int32)
-    return TokenBatch(
-        input_ids=ids,
-        cu_seqlens=np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64),
-        sequences=np.arange(len(lengths), dtype=np.int64),
-        windows=np.zeros(len(lengths), dtype=np.int32),
-        truncated=np.zeros(len(lengths), dtype=np.bool_),
-    )
 
 
 @settings(max_examples=60, deadline=None)
 @given(lengths=st.lists(st.integers(1, 12), min_size=1, max_size=30), data=st.data())
 def test_what_is_sent_is_what_was_chosen(lengths, data):
-    tokens = documents_of(lengths)
+    tokens = random_token_batch(lengths, vocab_size=6)
     chosen = np.array(data.draw(st.lists(st.sampled_from(range(len(lengths))), unique=True, min_size=1)))
     sent = send(tokens, chosen, token_ids=(3, 99), device=CPU)
     expected = PackedTokens.from_lengths(torch.from_numpy(gather(tokens, chosen)), tokens.lengths[chosen].tolist())

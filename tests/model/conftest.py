@@ -1,4 +1,4 @@
-"""A tiny checkpoint of every kind, a hub on this machine, and one thread, for the tests of the model."""
+"""A tiny checkpoint of every kind, and a hub on this machine, for the tests of the model."""
 
 from __future__ import annotations
 
@@ -25,14 +25,6 @@ TINY = DistilBertConfig(
     initializer_range=0.3,
     id2label={0: "no", 1: "yes", 2: "maybe"},
 )
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture

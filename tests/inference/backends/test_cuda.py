@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 from model_weights import draw_biases
+from token_batches import random_token_batch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
@@ -248,10 +249,7 @@ def a_model(name: str, *, seed: int = 0, config: DistilBertConfig = CONFIG) -> P
 def documents(seed: int, *, longest: int = 60, count: int = 25) -> TokenBatch:
     rng = np.random.default_rng(seed)
     lengths = rng.integers(1, longest, size=count)
-    ids = rng.integers(0, 50, size=int(lengths.sum())).astype(np.int32)
-    bounds = np.concatenate([[0], np.cumsum(lengths)])
-    kept = np.zeros(count, dtype=np.bool_)
-    return TokenBatch(ids, bounds, np.arange(count), np.zeros(count, dtype=np.int32), kept)
+    return random_token_batch(lengths.tolist(), vocab_size=50, seed=seed)
 
 
 @pytest.mark.parametrize("seed", range(10))
