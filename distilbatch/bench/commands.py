@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from distilbatch.bench.documents import SHIPPED
 from distilbatch.bench.machine import describe_machine, versions_of
 from distilbatch.bench.options import BenchOptions, JobSize
 from distilbatch.bench.prepare import job_config, plain_config
@@ -66,12 +67,13 @@ def time_commands(options: BenchOptions) -> dict[str, Any]:
                 timed.seconds.append(seconds)
             if pipe:
                 first_answers.append(_first_answer(pipe))
+    source = config.source.path
     return {
         "machine": describe_machine(),
         "versions": versions_of(*_PACKAGES),
         "settings": {"rounds": options.rounds, "seconds": time.perf_counter() - start},
         "model": {"name": model_name or str(job.heads[0].model)},
-        "data": {"source": config.source.path},
+        "data": {"source": "shipped package descriptions" if source == str(SHIPPED) else source},
         "commands": [_figures(size, timed) for size, timed in runs.items()],
         "first_answer_s": spread(first_answers),
     }

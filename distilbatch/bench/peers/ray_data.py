@@ -24,6 +24,7 @@ from distilbatch.bench.competitor import JOB, Competitor
 from distilbatch.bench.machine import versions_of
 from distilbatch.bench.peers.huggingface import load_pipeline
 from distilbatch.bench.workload import Workload
+from distilbatch.engine.actors.cluster import start_local
 
 _BATCH_ROWS = 32
 _BLOCKS_PER_ACTOR = 4
@@ -71,13 +72,8 @@ class RayDataPeer(Competitor):
     def __init__(self, workload: Workload) -> None:
         os.environ["PYTHONPATH"] = os.pathsep.join(path for path in sys.path if path)  # for the actors
         gpus = 1 if workload.device.startswith("cuda") else 0
-        ray.init(
-            num_cpus=workload.threads + 1,  # one for reading and writing: a pool that holds all of them waits for ever
-            num_gpus=gpus,
-            include_dashboard=False,
-            log_to_driver=False,
-            configure_logging=False,
-        )
+        # One for reading and writing: a pool that holds all of them waits for ever.
+        start_local(num_cpus=workload.threads + 1, num_gpus=gpus, configure_logging=False)
         context = ray.data.DataContext.get_current()
         context.enable_progress_bars = False
         self._workload = workload

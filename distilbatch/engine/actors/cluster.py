@@ -79,7 +79,7 @@ def _connect(address: str | None) -> None:
                 _refuse_silence(address)
                 ray.init(address=address, log_to_driver=False, logging_level=logging.WARNING)
             else:
-                _start_local()
+                start_local(object_store_memory=_OBJECT_STORE_BYTES)
     except (ConnectionError, ValueError, RuntimeError, OSError) as error:
         raise SetupError(
             f"Ray cluster {address or 'on this machine'}",
@@ -149,7 +149,12 @@ def _cpus_per_actor(engine: Engine, cpus: float, gpu_slots: float) -> float:
     return 1.0 if cpus <= _MAX_SMALL_CLUSTER_CPUS else 4.0
 
 
-def _start_local() -> None:
+def start_local(**options: Any) -> None:  # noqa: ANN401 - ray.init's
+    """Start a cluster on this machine, with its ports on the loopback interface, and connect to it.
+
+    Args:
+        options: More of ``ray.init``.
+    """
     # Ray replaces the loopback address by the machine's own, which opens its ports to the network.
     with _replaced(services, "resolve_ip_for_localhost", lambda host: host):
         ray.init(
@@ -157,9 +162,9 @@ def _start_local() -> None:
             include_dashboard=False,
             dashboard_host=LOOPBACK,
             _node_ip_address=LOOPBACK,
-            object_store_memory=_OBJECT_STORE_BYTES,
             log_to_driver=False,
             logging_level=logging.ERROR,
+            **options,
         )
 
 
