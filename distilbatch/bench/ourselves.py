@@ -23,7 +23,7 @@ from distilbatch.engine.driver import Driver
 from distilbatch.engine.heads import Heads
 from distilbatch.engine.job import resolve_job, worker_spec
 from distilbatch.engine.local import LocalExecutor
-from distilbatch.engine.memory import reuse_large_blocks
+from distilbatch.engine.memory import steady_memory
 from distilbatch.engine.planning import build_plan, list_source
 from distilbatch.records import HeadOutput
 
@@ -50,7 +50,7 @@ class Ourselves(Competitor):
         job = resolve_job(self._config)
         self._plan = build_plan(job, list_source(job), [])
         self._spec = worker_spec(job, self._plan)
-        reuse_large_blocks()  # as a worker does
+        steady_memory()  # as a worker does
         self._heads = Heads(self._spec.heads, device=self._spec.device, max_doc_bytes=self._spec.max_doc_bytes)
         self._buffers = [
             self._heads.tokenize(columns)

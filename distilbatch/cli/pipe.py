@@ -52,12 +52,12 @@ def pipe(  # noqa: PLR0913, PLR0917 - the options of the program
         with quick_imports():
             from distilbatch.config.load import parse_options  # noqa: PLC0415
             from distilbatch.engine.annotator import Annotator  # noqa: PLC0415
-            from distilbatch.engine.memory import reuse_large_blocks  # noqa: PLC0415
+            from distilbatch.engine.memory import steady_memory  # noqa: PLC0415
 
         chosen = parse_options(options or ())
         if taken := sorted(chosen.keys() & _NO_OPTIONS):
             raise ConfigError(f"-o {taken[0]}", expected=f"an option of {task}", found="a setting of the program")
-        reuse_large_blocks()
+        steady_memory()
         annotator = Annotator(
             task,
             model=model,

@@ -19,7 +19,8 @@ from distilbatch.engine.estimate import Estimate, estimate_work
 from distilbatch.engine.job import Job
 from distilbatch.engine.planning import build_plan, list_source, refuse_changes
 from distilbatch.engine.settle import foresee_precision
-from distilbatch.records import Fragment, Shard
+from distilbatch.records import Shard
+from distilbatch.shards.planner import text_bytes_of
 from distilbatch.source.listing import Listing
 
 NEW = "new"
@@ -139,7 +140,7 @@ def _report(
         plan_id=planned.plan_id,
         files=len(planned.fragments),
         source_bytes=sum(fragment.size_bytes for fragment in planned.fragments),
-        text_bytes=sum(_text_bytes(planned.fragments[shard.fragment], shard) for shard in planned.shards),
+        text_bytes=sum(text_bytes_of(planned.fragments[shard.fragment], shard) for shard in planned.shards),
         rows=planned.num_rows,
         shards=len(planned.shards),
         rows_left=sum(shard.num_rows for shard in left),
@@ -157,16 +158,6 @@ def _report(
         unfinished=tuple(f"{job.name}/{window}" for window in unfinished),
         estimate=None,
     )
-
-
-def _text_bytes(fragment: Fragment, shard: Shard) -> int:
-    total, start = 0, 0
-    for num_rows, text_bytes in zip(fragment.row_groups, fragment.text_bytes, strict=True):
-        rows = min(shard.row_stop, start + num_rows) - max(shard.row_start, start)
-        if rows > 0:
-            total += text_bytes * rows // num_rows
-        start += num_rows
-    return total
 
 
 def _changed(planned: PlanRecord, listing: Listing, fragments: set[int]) -> tuple[str, ...]:

@@ -25,7 +25,7 @@ from distilbatch.engine.attempt import DECODE, PREDICT, PROBE, TOKENIZE, Attempt
 from distilbatch.engine.buffers import sort_buffers
 from distilbatch.engine.heads import Heads
 from distilbatch.engine.hooks import run_hook
-from distilbatch.engine.memory import release_free_memory, reuse_large_blocks
+from distilbatch.engine.memory import release_free_memory, steady_memory
 from distilbatch.engine.spec import ShardTask, WorkerSpec
 from distilbatch.engine.stages import Background, StageClock
 from distilbatch.engine.tally import Tally
@@ -61,7 +61,7 @@ class Worker:
 
     def __init__(self, spec: WorkerSpec, *, heads: Heads | None = None) -> None:
         self._spec = spec
-        reuse_large_blocks()
+        steady_memory()
         self._heads = heads or Heads(spec.heads, device=spec.device, max_doc_bytes=spec.max_doc_bytes)
         pipeline = load_pipeline(spec.pipeline) if spec.pipeline else None
         self._read_columns = {spec.text_column} | {name for head in spec.heads for _, name in head.columns}

@@ -88,6 +88,11 @@ def plan_shards(
     return tuple(shards)
 
 
+def text_bytes_of(fragment: Fragment, shard: Shard) -> int:
+    """Uncompressed bytes of a shard's text, as far as row groups tell."""
+    return sum(size for _, _, size in _pieces(fragment, shard.row_start, shard.row_stop))
+
+
 def _shard_id(fragment: Fragment, rows: RowRange, model_fingerprint: str, semantic_fingerprint: str) -> str:
     return fingerprint(
         {

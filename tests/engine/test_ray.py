@@ -298,19 +298,31 @@ def test_an_environment_that_lets_parquet_run_code_is_refused(monkeypatch):
     ],
 )
 def test_actors_fill_the_cluster_as_the_config_says(engine, num_shards, slots):
-    assert plan_slots(Engine(type="ray", device="cpu", **engine), num_shards=num_shards) == slots
+    engine = Engine(type="ray", device="cpu", **engine)
+    assert plan_slots(engine, num_shards=num_shards, text_bytes=1 << 40) == slots
 
 
 @pytest.mark.parametrize(("num_shards", "share"), [(1, 1), (2, 2)])
 def test_fewer_shards_than_actors_leave_no_core_idle(num_shards, share):
     cpus = min(int(ray.cluster_resources()["CPU"]), 16)
-    found = plan_slots(Engine(type="ray", device="cpu"), num_shards=num_shards)
+    found = plan_slots(Engine(type="ray", device="cpu"), num_shards=num_shards, text_bytes=1 << 40)
     assert (found.actors, found.threads) == (min(num_shards, cpus), max(1, cpus // share))
-    found = plan_slots(Engine(type="ray", device="cpu", threads=1), num_shards=num_shards)
+    found = plan_slots(Engine(type="ray", device="cpu", threads=1), num_shards=num_shards, text_bytes=1 << 40)
     assert (found.cpus, found.threads) == (max(1, cpus // share), 1)
 
 
 @pytest.mark.parametrize("engine", [{"cpus_per_actor": 100_000}, {"gpus_per_actor": 1}], ids=str)
 def test_an_actor_that_fits_nowhere_is_refused(engine):
     with pytest.raises(SetupError, match=r"no actor fits into the cluster; expected .* found .* CPUs and 0 GPUs"):
-        plan_slots(Engine(type="ray", **engine), num_shards=1)
+        plan_slots(Engine(type="ray", **engine), num_shards=1, text_bytes=0)
+
+
+def test_little_text_gets_few_actors_with_the_threads_of_all():
+    cpus = min(int(ray.cluster_resources()["CPU"]), 16)
+    engine = Engine(type="ray", device="cpu")
+    little, much = (plan_slots(engine, num_shards=1000, text_bytes=size) for size in (1000, 1 << 40))
+    assert little.actors == max(1, cpus // 4)
+    assert little.actors * little.threads > cpus - little.actors
+    assert much.actors >= little.actors
+    asked = plan_slots(Engine(type="ray", device="cpu", actors=cpus), num_shards=1000, text_bytes=1000)
+    assert asked.actors == plan_slots(engine, num_shards=1000, text_bytes=1 << 40).actors

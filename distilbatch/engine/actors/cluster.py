@@ -24,6 +24,8 @@ _CONNECT_S = 10.0
 _OBJECT_STORE_BYTES = 128 << 20  # only descriptors and small results pass through it
 _UNSAFE_VARIABLE = "RAY_DATA_AUTOLOAD_CLOUDPICKLE_TENSOR_METADATA"
 _MAX_SMALL_CLUSTER_CPUS = 8
+_TEXT_BYTES_OF_AN_ACTOR = 1 << 20
+_MAX_THREADS_AT_FULL_SPEED = 4
 _MAX_ACTOR_CPUS = 16.0  # more threads have too little work each in a token batch of a CPU
 
 _log = logging.getLogger("distilbatch")
@@ -100,12 +102,13 @@ def _refuse_silence(address: str) -> None:
         socket.create_connection((host.strip("[]"), int(port)), timeout=_CONNECT_S).close()
 
 
-def plan_slots(engine: Engine, *, num_shards: int) -> Slots:
+def plan_slots(engine: Engine, *, num_shards: int, text_bytes: int) -> Slots:
     """Fill the connected cluster with actors, as far as the config leaves it open.
 
     Args:
         engine: The engine section.
         num_shards: More actors than shards would idle.
+        text_bytes: How much text there is; for little of it, few actors with more threads start sooner.
 
     Raises:
         SetupError: The cluster has not what one actor needs.
@@ -128,16 +131,25 @@ def plan_slots(engine: Engine, *, num_shards: int) -> Slots:
         )
     wanted = min(engine.actors, fit) if isinstance(engine.actors, int) else fit
     actors = min(wanted, max(1, num_shards))
-    if actors < wanted and engine.cpus_per_actor == "auto" and not per_gpu:
-        per_cpu = max(per_cpu, _cpus_of_few(actors, cpus))
+    if engine.cpus_per_actor == "auto" and not per_gpu and _is_one_machine():
+        if engine.actors == "auto":
+            actors = min(actors, _worthwhile_actors(cpus, text_bytes))
+        if actors < wanted:  # the others would leave cores idle
+            free: dict[str, float] = ray.available_resources()  # type: ignore[no-untyped-call]
+            per_cpu = max(per_cpu, min(free.get("CPU", 0.0) // actors, _MAX_ACTOR_CPUS))
     threads = engine.threads if isinstance(engine.threads, int) else max(1, int(per_cpu))
     return Slots(actors, per_cpu, per_gpu, threads)
 
 
-def _cpus_of_few(actors: int, cpus: float) -> float:
-    """CPUs of each of fewer actors than there is room for, so that no core idles; 0 where nodes might not hold it."""
+def _is_one_machine() -> bool:
+    """Whether an actor may have all CPUs that the cluster has."""
     nodes: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
-    return min(cpus // actors, _MAX_ACTOR_CPUS) if sum(node["Alive"] for node in nodes) == 1 else 0.0
+    return len([node for node in nodes if node["Alive"]]) == 1
+
+
+def _worthwhile_actors(cpus: float, text_bytes: int) -> int:
+    # Starting one costs several seconds of a core; up to some threads, one computes as fast as several of one thread.
+    return max(1, -(-text_bytes // _TEXT_BYTES_OF_AN_ACTOR), int(cpus // _MAX_THREADS_AT_FULL_SPEED))
 
 
 def _cpus_per_actor(engine: Engine, cpus: float, gpu_slots: float) -> float:

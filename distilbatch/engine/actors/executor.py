@@ -26,6 +26,7 @@ from distilbatch.engine.executor import Executor
 from distilbatch.engine.spec import Outcome, PoolEvent, ShardFailure, ShardTask, WorkerSpec
 from distilbatch.errors import ResourceError
 from distilbatch.records import ShardResult
+from distilbatch.shards.planner import text_bytes_of
 
 _POLL_S = 0.5
 _MAX_DEATHS_AT_START = 4  # and as many as there are actors, while no worker has ever been ready
@@ -49,7 +50,8 @@ class RayExecutor(Executor):
     @override
     def run(self, tasks: Sequence[ShardTask], *, stop: threading.Event) -> Iterator[Outcome]:
         with connected(self._engine):
-            slots = plan_slots(self._engine, num_shards=len(tasks))
+            text_bytes = sum(text_bytes_of(task.fragment, task.shard) for task in tasks)
+            slots = plan_slots(self._engine, num_shards=len(tasks), text_bytes=text_bytes)
             pool = _Pool(self._spec, self._engine, slots, stop)
             try:
                 yield from pool.run(tasks)
