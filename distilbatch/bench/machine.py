@@ -43,7 +43,7 @@ def describe_machine() -> dict[str, Any]:
         "cores": available_cores(),
         "memory_bytes": psutil.virtual_memory().total,
         "gpus": list(list_gpus()),
-        "system": platform.platform(),
+        "system": f"{platform.system()} {platform.machine()}, {' '.join(platform.libc_ver())}",
         "python": platform.python_version(),
         "torch": torch.__version__,
         "distilbatch": __version__,
