@@ -11,6 +11,7 @@ import threading
 from distilbatch.commit.ledger import RunLedger
 from distilbatch.commit.records import PlanRecord, PrecisionRecord
 from distilbatch.engine.job import Job, worker_spec
+from distilbatch.engine.memory import steady_memory
 from distilbatch.engine.sampling import choose_shards
 from distilbatch.engine.spec import ShardTask
 from distilbatch.engine.trial import EXACT, Assignment, Trial, run_trial
@@ -79,6 +80,7 @@ def _choose(job: Job, plan: PlanRecord, *, stop: threading.Event) -> PrecisionRe
     rows = _trial_rows(plan, asked)
     if asked == AUTO and rows < MIN_TRIAL_ROWS:
         return _record(plan, AUTO, f"{plan.num_rows} rows are too few to try others on a sample")
+    steady_memory()  # this process may be the worker, too, and kernels are tried from here on
     # Small runs, whose workers are other processes, do without torch in this one.
     from distilbatch.inference.precision import fast_precisions, resolve_device, resolve_precision  # noqa: PLC0415
 

@@ -22,5 +22,5 @@ def list_cpu_precisions() -> tuple[str, ...]:
     if operators.bfloat16_is_native():
         found.append("bfloat16")
     if sums := operators.int8_sums():
-        found.append(f"int8 (sums {sums.value})")
+        found.append(f"int8 ({sums.value})")
     return tuple(found)

@@ -118,8 +118,8 @@ def test_int8_is_refused_where_there_are_no_kernels_for_it(monkeypatch, cards):
 @pytest.mark.parametrize(
     ("sums", "native", "expected", "listed"),
     [
-        (Int8Sums.WIDE, True, ("int8", "bfloat16"), ["bfloat16", "int8 (sums in 32 bits)"]),
-        (Int8Sums.PAIRED, False, ("int8",), ["int8 (sums two neighbours in 16 bits first)"]),
+        (Int8Sums.WIDE, True, ("int8", "bfloat16"), ["bfloat16", "int8 (VNNI or AMX)"]),
+        (Int8Sums.PAIRED, False, ("int8",), ["int8 (AVX2)"]),
         (None, False, (), []),
     ],
 )

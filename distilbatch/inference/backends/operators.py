@@ -107,8 +107,8 @@ def bfloat16_is_native() -> bool:
 class Int8Sums(Enum):
     """How this CPU sums products of bytes."""
 
-    WIDE = "in 32 bits"  # VNNI, AMX
-    PAIRED = "two neighbours in 16 bits first"  # AVX2: beyond 16 bits they saturate, silently
+    WIDE = "VNNI or AMX"  # in 32 bits
+    PAIRED = "AVX2"  # two neighbours in 16 bits first, beyond which they saturate, silently
 
 
 class PackedInt8(NamedTuple):
