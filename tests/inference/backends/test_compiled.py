@@ -110,6 +110,7 @@ def test_cpus_have_fused_layers_and_say_that_nothing_is_compiled(caplog):
     assert "engine.compile: without effect on cpu" in caplog.text
 
 
+@pytest.mark.soak  # half a minute of compilation
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # torch's own, of its own
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch compiles with g++ on CPUs")
 def test_torchs_own_compiler_computes_the_same(monkeypatch):
