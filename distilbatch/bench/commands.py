@@ -22,6 +22,7 @@ from distilbatch.bench.options import BenchOptions, JobSize
 from distilbatch.bench.prepare import job_config, plain_config
 from distilbatch.bench.spread import spread
 from distilbatch.bench.workload import TEXT_CLASSIFICATION
+from distilbatch.config import Config
 from distilbatch.config.document import to_yaml
 from distilbatch.engine.job import Job, resolve_job
 from distilbatch.errors import SetupError
@@ -56,10 +57,11 @@ def time_commands(options: BenchOptions) -> dict[str, Any]:
     with tempfile.TemporaryDirectory(prefix="distilbatch-bench-") as folder:
         scratch = Path(folder)
         config, model_name = job_config(options, scratch)
+        config = _placed(config, options)
         file = scratch / "job.yaml"
         file.write_text(to_yaml(plain_config(config)), encoding="utf-8")
         job = resolve_job(config)
-        pipe = _pipe_arguments(job)
+        pipe = _pipe_arguments(job, options.device)
         for number in range(options.rounds):
             for place, (size, timed) in enumerate(runs.items()):
                 sink = scratch / f"sink-{number}-{place}"
@@ -77,6 +79,14 @@ def time_commands(options: BenchOptions) -> dict[str, Any]:
         "commands": [_figures(size, timed) for size, timed in runs.items()],
         "first_answer_s": spread(first_answers),
     }
+
+
+def _placed(config: Config, options: BenchOptions) -> Config:
+    """The job on the device and with the threads that were asked for; by default its own."""
+    changes: dict[str, Any] = {} if options.device == "auto" else {"device": options.device}
+    if options.threads is not None:
+        changes["threads"] = options.threads
+    return config.model_copy(update={"engine": config.engine.model_copy(update=changes)})
 
 
 def _figures(size: JobSize, timed: _Timed) -> dict[str, Any]:
@@ -107,12 +117,12 @@ def _run(file: Path, size: JobSize, sink: Path) -> tuple[float, dict[str, Any]]:
     return seconds, report
 
 
-def _pipe_arguments(job: Job) -> list[str] | None:
+def _pipe_arguments(job: Job, device: str) -> list[str] | None:
     """What ``pipe`` is given to do what a job does; None for jobs that are more than one classifier of texts."""
     head = job.heads[0]
     if len(job.heads) > 1 or head.task != TEXT_CLASSIFICATION or len(head.columns) > 1:
         return None
-    return ["pipe", "--model", str(head.model)]
+    return ["pipe", "--model", str(head.model), "--device", device]
 
 
 def _first_answer(arguments: Iterable[str]) -> float:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import signal
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
@@ -19,7 +19,7 @@ from distilbatch.cli.options import AsJson, Debug, Overrides
 from distilbatch.errors import ConfigError, SetupError
 
 if TYPE_CHECKING:
-    from distilbatch.bench.options import BenchOptions, JobSize
+    from distilbatch.bench.options import BenchOptions
     from distilbatch.config import Config
 
 DEFAULT_ROUNDS = 3
@@ -101,7 +101,9 @@ def bench(  # noqa: PLR0913, PLR0917 - the options of a command
             jobs=JobSize.parse(jobs),
             seed=seed,
         )
-        _check_plot(plot, options.jobs)
+        _check_plot(plot)
+        if options.jobs:
+            _refuse_race_options(options, plot)
         report = _measure(options)
         _write_files(report, save, plot)
         tables = command_tables if options.jobs else bench_tables
@@ -124,12 +126,23 @@ def _load(configs: list[str] | None, overrides: list[str] | None) -> Config | No
     return load_config_files(configs, overrides=overrides or ()) if configs else None
 
 
-def _check_plot(plot: Path | None, jobs: Sequence[JobSize]) -> None:
+def _check_plot(plot: Path | None) -> None:
     """Before anything is measured."""
-    if plot is not None and jobs:
-        raise ConfigError("--plot", expected="a benchmark of contestants", found="--jobs, which has no plot")
     if plot is not None and plot.suffix != ".svg":
         raise ConfigError("--plot", expected="a file name that ends in .svg", found=str(plot))
+
+
+def _refuse_race_options(options: BenchOptions, plot: Path | None) -> None:
+    """Whole commands have no contestants: what is said of them would be ignored in silence."""
+    given = {
+        "--documents": options.documents is not None,
+        "--only": bool(options.only),
+        "--skip-peers": options.skip_peers,
+        "--layout": options.layout,
+        "--plot": plot is not None,
+    }
+    if names := [name for name, is_given in given.items() if is_given]:
+        raise ConfigError("--jobs", expected="whole commands alone", found=f"also {', '.join(names)}")
 
 
 @contextmanager

@@ -91,7 +91,10 @@ def test_a_table_without_a_config_is_measured_too_layouts_are_compared_and_a_tab
 
 
 def test_whole_commands_are_timed_over_the_first_rows_and_shown_as_a_table(place, call):
-    ran = call("bench", "job.yaml", "--jobs", "5:local", "--rounds", "1", "--save", "jobs.json")
+    ran = call(
+        *("bench", "job.yaml", "--jobs", "5:local", "--rounds", "1", "--threads", "1", "--device", "cpu"),
+        *("--save", "jobs.json"),
+    )
     assert ran.code == 0, ran.err
     assert "pipe: first answer after " in ran.out
     report = json.loads((place.folder / "jobs.json").read_text())
@@ -116,7 +119,8 @@ def test_a_command_over_more_rows_than_there_are_is_refused(place, call):
     ("arguments", "message"),
     [
         (("--jobs", "many", "job.yaml"), "--jobs"),
-        (("--jobs", "5", "--plot", "report.svg"), "--plot"),
+        (("--jobs", "5", "--plot", "report.svg"), "also --plot"),
+        (("--jobs", "5", "--only", "ours", "--layout"), "also --only, --layout"),
         (("--only", "nobody", "job.yaml"), "--only"),
         (("--plot", "report.png"), "a file name that ends in .svg"),
         (("--set", "engine.type=local"), "a config to set keys of"),
