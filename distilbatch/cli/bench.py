@@ -101,9 +101,7 @@ def bench(  # noqa: PLR0913, PLR0917 - the options of a command
             jobs=JobSize.parse(jobs),
             seed=seed,
         )
-        _check_plot(plot)
-        if options.jobs:
-            _refuse_race_options(options, plot)
+        _check_options(options, plot)
         report = _measure(options)
         _write_files(report, save, plot)
         tables = command_tables if options.jobs else bench_tables
@@ -126,14 +124,12 @@ def _load(configs: list[str] | None, overrides: list[str] | None) -> Config | No
     return load_config_files(configs, overrides=overrides or ()) if configs else None
 
 
-def _check_plot(plot: Path | None) -> None:
-    """Before anything is measured."""
+def _check_options(options: BenchOptions, plot: Path | None) -> None:
+    """Before anything is measured. What is said of contestants is refused where there are none: whole commands."""
     if plot is not None and plot.suffix != ".svg":
         raise ConfigError("--plot", expected="a file name that ends in .svg", found=str(plot))
-
-
-def _refuse_race_options(options: BenchOptions, plot: Path | None) -> None:
-    """Whole commands have no contestants: what is said of them would be ignored in silence."""
+    if not options.jobs:
+        return
     given = {
         "--documents": options.documents is not None,
         "--only": bool(options.only),
