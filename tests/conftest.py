@@ -44,6 +44,18 @@ def hub(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactor
     getattr(huggingface_hub, "close_session", lambda: None)()  # the oldest release that is supported has none
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What ``pytest -n`` gives to one process: a file, so that its models are trained once; and all that start Ray.
+
+    Clusters side by side would share two cores, and the tests that wait for a worker to be late would fail. They come
+    first, as they last longest.
+    """
+    for item in items:
+        on_ray = item.get_closest_marker("ray") is not None
+        item.add_marker(pytest.mark.xdist_group("ray" if on_ray else item.location[0]))
+    items.sort(key=lambda item: item.get_closest_marker("ray") is None)
+
+
 def pytest_runtest_setup(item: pytest.Item) -> None:
     if item.get_closest_marker("gpu") is None:
         return
