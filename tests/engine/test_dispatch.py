@@ -9,7 +9,7 @@ from distilbatch.engine.actors.shard_actor import ActorSlot, next_slot
 
 def dispatch(ready: list[bool], waiting: int, *, most: int = 2) -> list[int]:
     """Shards that each actor has when nobody may have another one."""
-    slots = [ActorSlot(actor=None, start=object(), ready=is_ready) for is_ready in ready]
+    slots = [ActorSlot(actor=None, placed=None, start=object(), ready=is_ready) for is_ready in ready]
     while slot := next_slot(slots, waiting=waiting, most=most):
         slot.tasks[object()] = None
         waiting -= 1
@@ -42,5 +42,5 @@ def test_no_actor_holds_more_than_it_may(most):
 
 
 def test_an_actor_that_is_done_takes_what_was_left_for_one_that_never_starts():
-    done, never = ActorSlot(None, start=object(), ready=True), ActorSlot(None, start=object())
+    done, never = ActorSlot(None, placed=None, start=object(), ready=True), ActorSlot(None, placed=None, start=object())
     assert next_slot([done, never], waiting=1, most=2) is done

@@ -18,7 +18,9 @@ from engine_samples import assert_exact, config_of, labelled, random_texts, writ
 
 import distilbatch
 from distilbatch.config import Engine
-from distilbatch.engine.actors.cluster import Slots, connected, plan_slots
+from distilbatch.engine.actors.cluster import connected
+from distilbatch.engine.actors.shard_actor import start_actor
+from distilbatch.engine.actors.slots import Slots, plan_slots
 from distilbatch.engine.driver import Progress
 from distilbatch.engine.spec import PoolEvent
 from distilbatch.engine.summary import RunReport
@@ -309,6 +311,39 @@ def test_fewer_shards_than_actors_leave_no_core_idle(num_shards, share):
     assert (found.actors, found.threads) == (min(num_shards, cpus), max(1, cpus // share))
     found = plan_slots(Engine(type="ray", device="cpu", threads=1), num_shards=num_shards, text_bytes=1 << 40)
     assert (found.cpus, found.threads) == (max(1, cpus // share), 1)
+
+
+def test_a_run_that_finds_no_room_says_so_once_and_goes_on_when_there_is_some(run, monkeypatch, caplog):
+    monkeypatch.setattr("distilbatch.engine.actors.executor._WAIT_S", 1.0)
+
+    @ray.remote(num_cpus=ray.cluster_resources()["CPU"])
+    class Other:
+        def here(self):
+            return True
+
+    other = Other.remote()
+    assert ray.get(other.here.remote())
+    released = threading.Timer(4.0, ray.kill, [other])
+    released.start()
+    assert run(cpus_per_actor=1).num_rows == 600
+    released.join()
+    told = [record.getMessage() for record in caplog.records if "has found a place" in record.getMessage()]
+    assert len(told) == 1
+    assert "1 of 1 CPUs and 0 GPUs each were asked for" in told[0]
+    assert "0 CPUs and 0 GPUs are free" in told[0]
+
+
+def test_slow_models_are_no_lack_of_room(run, pipeline, monkeypatch, caplog):
+    def start_and_wait(*arguments):
+        slot = start_actor(*arguments)
+        ray.get(slot.placed)
+        return slot
+
+    monkeypatch.setattr("distilbatch.engine.actors.executor.start_actor", start_and_wait)
+    monkeypatch.setattr("distilbatch.engine.actors.executor._WAIT_S", 0.0)
+    slow = pipeline(f"if os.getpid() != {os.getpid()}: time.sleep(2)")
+    assert run(pipeline=slow).num_rows == 600
+    assert "has found a place" not in caplog.text
 
 
 @pytest.mark.parametrize("engine", [{"cpus_per_actor": 100_000}, {"gpus_per_actor": 1}], ids=str)

@@ -6,6 +6,7 @@ replayed for ever. Nothing but shard descriptors and small results passes throug
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections import Counter, deque
@@ -18,9 +19,10 @@ from ray.exceptions import RayError, RayTaskError
 from typing_extensions import override
 
 from distilbatch.config import Engine
-from distilbatch.engine.actors.cluster import Slots, connected, plan_slots
+from distilbatch.engine.actors.cluster import connected
 from distilbatch.engine.actors.search import CrashSearch
 from distilbatch.engine.actors.shard_actor import ActorSlot, first_line, next_slot, original_error, start_actor
+from distilbatch.engine.actors.slots import Slots, alive_nodes, describe_nodes, plan_slots
 from distilbatch.engine.attempt import STAGES, take_trace
 from distilbatch.engine.executor import Executor
 from distilbatch.engine.spec import Outcome, PoolEvent, ShardFailure, ShardTask, WorkerSpec
@@ -29,10 +31,13 @@ from distilbatch.records import ShardResult
 from distilbatch.shards.planner import text_bytes_of
 
 _POLL_S = 0.5
+_WAIT_S = 60.0  # for a first process, until the user is told that there is none
 _MAX_DEATHS_AT_START = 4  # and as many as there are actors, while no worker has ever been ready
 _DEATHS_BEFORE_SEARCH = 2
 _MAX_DEATHS_OF_A_SHARD = 6
 _MAX_CRASHING_ROWS = 100
+
+_log = logging.getLogger("distilbatch")
 
 
 class RayExecutor(Executor):
@@ -72,6 +77,7 @@ class _Pool:
         self._slots: list[ActorSlot] = []
         self._waiting: deque[ShardTask] = deque()
         self._ever_ready = False
+        self._warn_at = time.monotonic() + _WAIT_S
         self._deaths = 0
         self._blame: Counter[int] = Counter()
         self._num_crashing_rows = 0
@@ -92,6 +98,8 @@ class _Pool:
             ready, _ = ray.wait(refs, num_returns=1, timeout=_POLL_S)
             for ref in ready:
                 yield from self._collect(ref)
+            if not self._ever_ready and time.monotonic() >= self._warn_at:
+                self._warn_if_nobody_is_placed()
 
     def kill(self) -> None:
         """End every actor, whatever it is doing."""
@@ -102,6 +110,24 @@ class _Pool:
         while slot := next_slot(self._slots, waiting=len(self._waiting), most=self._engine.in_flight_per_actor):
             task = self._waiting.popleft()
             slot.tasks[slot.actor.process.remote(task)] = task
+
+    def _warn_if_nobody_is_placed(self) -> None:
+        self._warn_at = float("inf")
+        if ray.wait([slot.placed for slot in self._slots], timeout=0)[0]:
+            return  # models take their time to load
+        free: dict[str, float] = ray.available_resources()  # type: ignore[no-untyped-call]
+        _log.warning(
+            "no worker has found a place for %g s: %d of %g CPUs and %g GPUs each were asked for; the cluster has %s, "
+            "of which %g CPUs and %g GPUs are free; the run goes on once there is room for one, so end what else runs "
+            "there, or stop this run and lower engine.cpus_per_actor or engine.gpus_per_actor",
+            _WAIT_S,
+            self._plan.actors,
+            self._plan.cpus,
+            self._plan.gpus,
+            describe_nodes(alive_nodes()),
+            free.get("CPU", 0),
+            free.get("GPU", 0),
+        )
 
     def _collect(self, ref: Any) -> Iterator[Outcome]:  # noqa: ANN401 - Ray's reference type is private
         slot = next(slot for slot in self._slots if ref == slot.start or ref in slot.tasks)

@@ -11,7 +11,7 @@ import ray
 from ray.exceptions import RayTaskError
 
 from distilbatch.config import Engine
-from distilbatch.engine.actors.cluster import Slots
+from distilbatch.engine.actors.slots import Slots
 from distilbatch.engine.failures import as_ours
 from distilbatch.engine.spec import ShardTask, WorkerSpec
 from distilbatch.errors import DistilbatchError, ResourceError
@@ -27,6 +27,9 @@ class ShardActor:
 
     def __init__(self) -> None:
         self._worker: Worker | None = None
+
+    def placed(self) -> None:
+        """Answer as soon as there is a process for the actor, before its models are loaded."""
 
     def start(self, spec: WorkerSpec) -> dict[str, Any]:
         """Load the models. Apart from the constructor, because Ray hides what a constructor raises."""
@@ -63,12 +66,14 @@ class ActorSlot:
 
     Args:
         actor: The handle.
+        placed: The call that a node's process answers at once.
         start: The call that loads its models.
         ready: Whether they are loaded.
         tasks: Shards under way, by call.
     """
 
     actor: Any
+    placed: Any
     start: Any
     ready: bool = False
     tasks: dict[Any, ShardTask] = field(default_factory=dict)
@@ -86,7 +91,7 @@ def start_actor(spec: WorkerSpec, engine: Engine, slots: Slots) -> ActorSlot:
     }
     remote_class: Any = ray.remote(ShardActor)
     actor = remote_class.options(**options).remote()
-    return ActorSlot(actor, actor.start.remote(spec))
+    return ActorSlot(actor, actor.placed.remote(), actor.start.remote(spec))
 
 
 def next_slot(slots: Sequence[ActorSlot], *, waiting: int, most: int) -> ActorSlot | None:
