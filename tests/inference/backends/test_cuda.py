@@ -5,6 +5,7 @@ On a card, the tests marked ``gpu`` compare every kernel and the whole predictor
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import random
 from collections.abc import Callable
@@ -24,7 +25,14 @@ from distilbatch.inference.backends.cuda import CudaBackend
 from distilbatch.inference.backends.fused import FusedSelfAttention
 from distilbatch.inference.backends.linears import MergedLinear
 from distilbatch.inference.backends.operators import PostOp
-from distilbatch.inference.backends.varlen import KERNELS, Kernel, VarlenAttention, choose_attention, is_right
+from distilbatch.inference.backends.varlen import (
+    KERNELS,
+    Kernel,
+    VarlenAttention,
+    choose_attention,
+    is_right,
+    without_cudnn,
+)
 from distilbatch.inference.budget import MAX_CUDA_BATCH_TOKENS
 from distilbatch.inference.predictor import Predictor
 from distilbatch.inference.readouts import Embedding, MaskScores, Readout, SequenceLogits, TokenLogits
@@ -224,11 +232,54 @@ def test_the_best_kernel_that_a_card_has_and_computes_right_is_chosen(
     assert len(tried) == len(broken) + (expected is not None)
     assert (expected is None) == ("one call for each length" in caplog.text)
     if expected is None:
-        assert chosen is sdpa_attention
+        assert chosen is without_cudnn
 
 
 def test_other_devices_have_none_of_these_kernels():
-    assert choose_attention(device=CPU, dtype=torch.bfloat16, n_heads=12, width=768) is sdpa_attention
+    assert choose_attention(device=CPU, dtype=torch.bfloat16, n_heads=12, width=768) is without_cudnn
+
+
+@pytest.mark.parametrize("enabled", [True, False])
+@pytest.mark.parametrize("error", [None, RuntimeError("no kernel image")])
+def test_the_last_resort_leaves_cudnn_out_and_the_process_as_it_was(monkeypatch, enabled, error):
+    seen: list[bool] = []
+
+    def attend(q: torch.Tensor, *_arguments: object, **_options: object) -> torch.Tensor:
+        seen.append(torch.backends.cuda.cudnn_sdp_enabled())
+        if error is not None:
+            raise error
+        return q
+
+    monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", attend)
+    before = torch.backends.cuda.cudnn_sdp_enabled()
+    torch.backends.cuda.enable_cudnn_sdp(enabled)
+    try:
+        with pytest.raises(RuntimeError) if error else contextlib.nullcontext():
+            without_cudnn(*torch.randn(3, 4, 8), layout=Layout.of_lengths([3, 1]), n_heads=2, dropout_p=0.0)
+        assert torch.backends.cuda.cudnn_sdp_enabled() is enabled
+    finally:
+        torch.backends.cuda.enable_cudnn_sdp(before)
+    assert seen
+    assert not any(seen)
+
+
+def test_the_second_kernel_is_flash_attention_whatever_the_public_function_prefers(monkeypatch):
+    import torch.nn.attention.varlen as public
+
+    monkeypatch.setattr(public, "varlen_attn", lambda *_arguments, **_options: pytest.fail("asked"))
+    (kernel,) = (kernel for kernel in KERNELS if kernel.name == "flash")
+    q = torch.empty(12, 3, 16, dtype=torch.float16, device="meta")
+    layout = Layout.of_lengths([5, 5, 2])
+    called: list[str] = []
+
+    class Called(TorchDispatchMode):
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            called.append(str(func))
+            return func(*args, **(kwargs or {}))
+
+    with Called():
+        assert kernel.run(q, q, q, layout.bounds(q.device)).shape == q.shape
+    assert "aten._flash_attention_forward.default" in called
 
 
 def test_cards_get_this_backend():
