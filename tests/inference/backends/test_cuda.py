@@ -7,7 +7,10 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import os
 import random
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from itertools import pairwise
@@ -334,6 +337,43 @@ def test_a_merged_layer_has_no_function_behind_it():
         MergedLinear([torch.nn.Linear(2, 2)], PostOp("gelu", "none"))
 
 
+TF32 = """
+import logging, sys, torch
+from distilbatch.inference.backends.cuda import CudaBackend
+from distilbatch.model.configuration import DistilBertConfig
+from distilbatch.model.modeling import DistilBertModel
+
+logging.basicConfig(stream=sys.stdout, format="%(message)s")
+exec(sys.argv[1])
+config = DistilBertConfig(vocab_size=9, n_layers=1, n_heads=1, dim=4, hidden_dim=4)
+matmul = torch.backends.cuda.matmul
+for dtype in (torch.float16, torch.float32, torch.float32):
+    CudaBackend().prepare(DistilBertModel(config), device=torch.device("cpu"), dtype=dtype)
+    print("now", matmul.fp32_precision)
+print("legacy", matmul.allow_tf32)
+"""
+
+
+@pytest.mark.parametrize(
+    ("environment", "set_by", "before", "warnings"),
+    [
+        ({}, "", "none", 0),
+        ({"TORCH_ALLOW_TF32_CUBLAS_OVERRIDE": "1"}, "", "tf32", 1),
+        ({}, "torch.backends.cuda.matmul.allow_tf32 = True", "tf32", 1),
+        ({}, "torch.backends.fp32_precision = 'tf32'", "tf32", 1),
+        ({}, "torch.set_float32_matmul_precision('high')", "tf32", 1),
+    ],
+)
+def test_float32_products_are_exact_whatever_the_process_was_set_to(environment, set_by, before, warnings):
+    ran = subprocess.run(  # torch reads the variable once, and settings would stay in this process
+        [sys.executable, "-c", TF32, set_by], env=os.environ | environment, capture_output=True, text=True, check=True
+    )
+    exact = "none" if before == "none" else "ieee"
+    lines = [line for line in ran.stdout.splitlines() if line.startswith(("now", "legacy"))]
+    assert lines == [f"now {before}", f"now {exact}", f"now {exact}", "legacy False"]
+    assert ran.stdout.count("precision float32: TF32") == warnings
+
+
 def predict(name: str, tokens: TokenBatch, *, device=CPU, precision="float32", backend=None, **options) -> HeadOutput:
     predictor = Predictor(
         [a_model(name)], [HEADS[name][1]], device=device, precision=precision, backend=backend, **options
@@ -452,13 +492,9 @@ def test_kernels_of_a_card_give_the_results_of_the_cpu(kernel, dtype, seed):
     n_heads, layout = rng.choice([1, 4, 12]), random_layout(rng, longest=512)
     inputs = random_inputs(layout, width=64 * n_heads, dtype=dtype)
     expected, _ = eager_attention(*(x.float() for x in inputs), layout=layout, n_heads=n_heads, dropout_p=0.0)
-    on_card = Layout(layout.runs)
-    try:
-        found, _ = VarlenAttention(kernel)(
-            *(x.to(CARD) for x in inputs), layout=on_card, n_heads=n_heads, dropout_p=0.0
-        )
-    except (ImportError, RuntimeError, TypeError) as error:
-        pytest.skip(f"this torch has no {kernel.name} kernel: {error}")
+    found, _ = VarlenAttention(kernel)(
+        *(x.to(CARD) for x in inputs), layout=Layout(layout.runs), n_heads=n_heads, dropout_p=0.0
+    )
     torch.testing.assert_close(found.cpu().float(), expected, atol=TOLERANCES[dtype], rtol=0)
 
 
@@ -467,7 +503,10 @@ def test_kernels_of_a_card_give_the_results_of_the_cpu(kernel, dtype, seed):
 def test_a_card_has_a_kernel_for_documents_of_any_lengths(dtype):
     if dtype is torch.bfloat16 and torch.cuda.get_device_capability(CARD) < (8, 0):
         pytest.skip("this card has no bfloat16")
-    assert isinstance(choose_attention(device=CARD, dtype=dtype, n_heads=12, width=768), VarlenAttention)
+    chosen = choose_attention(device=CARD, dtype=dtype, n_heads=12, width=768)
+    assert isinstance(chosen, VarlenAttention)
+    halves = dtype is not torch.float32 and torch.cuda.get_device_capability(CARD) >= (8, 0)
+    assert chosen.kernel.name.startswith("flash") == halves
 
 
 @pytest.mark.gpu
