@@ -549,7 +549,9 @@ def test_a_card_measures_a_budget_and_memory_that_runs_out_costs_no_result():
     assert 1024 <= predictor.max_batch_tokens <= MAX_CUDA_BATCH_TOKENS
     tokens = documents(5, longest=512, count=400)
     (expected,) = predictor.predict(tokens)
-    predictor.max_batch_tokens = 1_000_000
+    predictor = Predictor(
+        [a_model("tokens", config=REAL)], [TokenLogits()], device=CARD, precision="float16", max_batch_tokens=1_000_000
+    )
     used = torch.cuda.memory_allocated(CARD)
     torch.cuda.empty_cache()
     total = torch.cuda.get_device_properties(CARD).total_memory
