@@ -47,6 +47,7 @@ HOMES = {
     "ctranslate2": ("bench/peers/ctranslate2.py",),
     "sentence_transformers": ("bench/peers/sentence_transformers.py",),
 }
+PRIVATE_TORCH = "inference/backends/operators.py"  # whose checks stand between a new release and wrong numbers
 BROAD_EXCEPT = {
     "engine/": "a worker's death has many causes, and each must become a shard's failure",
     "bench/child.py": "whatever a library raises becomes a line of the report",
@@ -126,6 +127,31 @@ def test_each_heavy_library_has_one_home():
         if (homes := HOMES.get(module.split(".")[0])) is not None and not at_home(name, homes)
     ]
     assert wrong == []
+
+
+def private_torch(name: str) -> bool:
+    """Whether a dotted name is one that torch promises nothing about; ``torch.ops`` are registered, not documented."""
+    root, *parts = name.split(".")
+    return root == "torch" and any(part == "ops" or (part[:1] == "_" and part[:2] != "__") for part in parts)
+
+
+def test_private_operators_of_torch_have_one_home():
+    found = {
+        (name, used)
+        for name, tree in TREES.items()
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Attribute)
+        and private_torch(used := ast.unparse(node))
+        and used.replace(".", "").isidentifier()
+    }
+    found |= {
+        (name, used)
+        for name, tree in TREES.items()
+        for module, names in imports(tree)
+        for taken in ("", *names)
+        if private_torch(used := f"{module}.{taken}")
+    }
+    assert {name for name, _ in found} == {PRIVATE_TORCH}, sorted(found)
 
 
 def test_only_the_command_line_prints_or_exits():

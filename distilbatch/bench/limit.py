@@ -21,6 +21,8 @@ from distilbatch.bench.competitor import LIMIT, Competitor
 from distilbatch.bench.flops import Shape, linear_shapes
 from distilbatch.bench.workload import Workload
 from distilbatch.errors import SetupError
+from distilbatch.inference.backends import operators
+from distilbatch.inference.backends.quantise import quantise
 from distilbatch.inference.precision import resolve_device
 from distilbatch.model.configuration import CONFIG_FILE, DistilBertConfig
 
@@ -166,25 +168,19 @@ def _linear(dtype: torch.dtype, rows: int, shape: Shape, device: torch.device) -
 
 def _onednn(dtype: torch.dtype, rows: int, shape: Shape, device: torch.device) -> Product:
     values, weight, bias = _operands(rows, shape, device, dtype)
-    packed = torch.ops.mkldnn._reorder_linear_weight(weight, rows)
-    return partial(torch.ops.mkldnn._linear_pointwise, values, packed, bias, "none", [], "")
+    return partial(operators.packed_linear, values, operators.pack_linear(weight, rows=rows), bias)
 
 
 def _int_mm(rows: int, shape: Shape, device: torch.device) -> Product:
     values = torch.randint(-127, 127, (rows, shape.inputs), dtype=torch.int8, device=device)
     weight = torch.randint(-127, 127, (shape.outputs, shape.inputs), dtype=torch.int8, device=device)
-    return partial(torch._int_mm, values, weight.t())
+    return partial(operators.int8_matmul, values, weight.t())
 
 
 def _qlinear(rows: int, shape: Shape, device: torch.device) -> Product:
-    # Unsigned activations with zero point 128: signed ones fall to a reference kernel on processors without AMX.
-    values = torch.randint(0, 255, (rows, shape.inputs), dtype=torch.uint8)
-    weight = torch.randint(-127, 127, (shape.outputs, shape.inputs), dtype=torch.int8)
-    packed = torch.ops.onednn.qlinear_prepack(weight, list(values.shape))
-    scales, zeros = torch.full((shape.outputs,), 0.01), torch.zeros(shape.outputs, dtype=torch.int64)
-    bias = torch.zeros(shape.outputs)
-    rest: tuple[object, ...] = (bias, 1.0, 0, torch.float32, "none", [], "")
-    return partial(torch.ops.onednn.qlinear_pointwise, values, 0.02, 128, packed, scales, zeros, *rest)
+    # Unsigned activations: signed ones fall to a reference kernel on processors without AMX.
+    values, weight, bias = _operands(rows, shape, device, torch.float32)
+    return partial(operators.int8_linear, quantise(values), operators.pack_int8(weight, rows=rows), bias)
 
 
 def _dynamic(engine: str, rows: int, shape: Shape, device: torch.device) -> Product:
@@ -192,5 +188,5 @@ def _dynamic(engine: str, rows: int, shape: Shape, device: torch.device) -> Prod
     torch.backends.quantized.engine = engine
     scales, zeros = weight.abs().amax(1).double() / 127, torch.zeros(shape.outputs, dtype=torch.int64)
     quantized = torch.quantize_per_channel(weight, scales, zeros, 0, torch.qint8)
-    packed = torch.ops.quantized.linear_prepack(quantized, bias)
-    return partial(torch.ops.quantized.linear_dynamic, values, packed, True)
+    packed = operators.pack_dynamic_int8(quantized, bias)
+    return partial(operators.dynamic_int8_linear, values, packed)

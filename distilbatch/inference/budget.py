@@ -1,4 +1,7 @@
-"""How many tokens one forward takes: constants for CPUs, measured against the free memory on CUDA devices."""
+"""How many tokens one forward takes: constants for CPUs, measured against the free memory on CUDA devices.
+
+Less once memory ran out, and more again when it holds.
+"""
 
 from __future__ import annotations
 
@@ -10,10 +13,39 @@ CPU_BATCH_TOKENS = 2048  # a few MB of activations stay in the caches
 MIN_CUDA_BATCH_TOKENS = 16_384  # below it the host launches kernels more slowly than a large card runs them
 MAX_CUDA_BATCH_TOKENS = 65_536  # above it nothing gets faster
 PROBE_TOKENS = 4096
+LEAST_BATCH_TOKENS = 512  # what does not fit is split whatever the budget; below this, every other batch would pay
+CLEAN_BATCHES = 64  # full ones in a row, before a larger batch is risked again: it costs one launch that fails
 
 _SHARE = 0.5  # of the free memory: other heads and processes live on the device, and memory fragments
 _LARGEST_SHARE = 0.9  # where half of it does not hold the smallest budget that is fast
 _STEP = 1024
+
+
+class TokenBudget:
+    """The token budget, which memory that runs out halves and batches that fit double again. One thread at a time.
+
+    What takes the memory may be one batch full of masks, or a neighbour on the device that is gone a minute later.
+
+    Args:
+        most: What it starts from and never exceeds.
+    """
+
+    def __init__(self, most: int) -> None:
+        self.tokens = self._most = most
+        self._clean = 0
+
+    def shrink(self, used: int) -> None:
+        """Take note that ``used`` tokens together did not fit."""
+        self.tokens = max(min(self.tokens, used // 2), min(LEAST_BATCH_TOKENS, self._most))
+        self._clean = 0
+
+    def fitted(self, used: int) -> None:
+        """Take note that ``used`` tokens did; batches that are not half full say nothing about larger ones."""
+        if self.tokens == self._most or 2 * used < self.tokens:
+            return
+        self._clean += 1
+        if self._clean == CLEAN_BATCHES:
+            self.tokens, self._clean = min(2 * self.tokens, self._most), 0
 
 
 def suitable_batch_tokens(run: Callable[[int], bool], device: torch.device) -> int:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from distilbatch.inference.backends import Backend, choose_backend
-from distilbatch.inference.budget import suitable_batch_tokens
+from distilbatch.inference.budget import TokenBudget, suitable_batch_tokens
 from distilbatch.inference.packing import pack
 from distilbatch.inference.precision import storage_dtype
 from distilbatch.inference.readouts import Needs, Readout
@@ -42,7 +42,7 @@ class Predictor:
         readouts: What to read off each model.
         device: Where they run.
         precision: What they compute in, one of ``precision.PRECISIONS``.
-        max_batch_tokens: Most tokens of one forward call; halved for good when memory runs out. None suits the device.
+        max_batch_tokens: Most tokens of one forward call; fewer for a time when memory runs out. None suits the device.
         backend: The kernels; None chooses the fastest that this machine has.
         compiled: Whether torch may compile layers where that pays, for some time at start.
     """
@@ -78,7 +78,12 @@ class Predictor:
         self._lock = threading.Lock()
         if device.type == "cuda":
             self.max_unread = 1
-        self.max_batch_tokens = max_batch_tokens or self._suitable_batch_tokens()
+        self._budget = TokenBudget(max_batch_tokens or self._suitable_batch_tokens())
+
+    @property
+    def max_batch_tokens(self) -> int:
+        """Most tokens of one forward call at present; only a document that is longer gets more."""
+        return self._budget.tokens
 
     def predict(self, tokens: TokenBatch, *, on_batch: BatchObserver | None = None) -> list[HeadOutput]:
         """Compute what every head says of the documents.
@@ -122,11 +127,12 @@ class Predictor:
 
     def _launch_or_split(self, tokens: TokenBatch, documents: NDArray[np.int64]) -> Iterator[_Flight]:
         flight = self._launch_if_it_fits(tokens, documents)
+        used = int(tokens.lengths[documents].sum())
         if flight is not None:
+            self._budget.fitted(used)
             yield flight
         elif len(documents) > 1:
-            used = int(tokens.lengths[documents].sum())
-            self.max_batch_tokens = min(self.max_batch_tokens, max(1, used // 2))
+            self._budget.shrink(used)
             middle = len(documents) // 2
             for half in (documents[:middle], documents[middle:]):
                 yield from self._launch_or_split(tokens, half)

@@ -6,10 +6,13 @@ import pytest
 import torch
 
 from distilbatch.inference.budget import (
+    CLEAN_BATCHES,
     CPU_BATCH_TOKENS,
+    LEAST_BATCH_TOKENS,
     MAX_CUDA_BATCH_TOKENS,
     MIN_CUDA_BATCH_TOKENS,
     PROBE_TOKENS,
+    TokenBudget,
     batch_tokens_for,
     suitable_batch_tokens,
 )
@@ -78,3 +81,40 @@ def test_a_card_that_cannot_even_hold_the_probe_starts_from_half_of_it(monkeypat
 
 def test_a_cpu_measures_nothing():
     assert suitable_batch_tokens(lambda _tokens: pytest.fail("ran"), torch.device("cpu")) == CPU_BATCH_TOKENS
+
+
+def test_a_budget_halves_with_what_did_not_fit_down_to_a_floor_and_comes_back():
+    budget = TokenBudget(10_000)
+    budget.shrink(9_000)
+    assert budget.tokens == 4_500
+    budget.shrink(8_000)  # a batch that was cut before
+    assert budget.tokens == 4_000
+    for used in (1_000, 300, 100):
+        budget.shrink(used)
+    assert budget.tokens == LEAST_BATCH_TOKENS
+    grown = []
+    while budget.tokens < 10_000:
+        for _ in range(CLEAN_BATCHES):
+            grown.append(budget.tokens)
+            budget.fitted(budget.tokens)
+    assert sorted(set(grown)) == [512, 1024, 2048, 4096, 8192]
+    assert len(grown) == 5 * CLEAN_BATCHES
+
+
+def test_only_full_batches_in_a_row_let_a_budget_grow():
+    budget = TokenBudget(4_000)
+    budget.shrink(4_000)
+    for _ in range(CLEAN_BATCHES):
+        budget.fitted(900)  # half empty
+    assert budget.tokens == 2_000
+    for _ in range(CLEAN_BATCHES - 1):
+        budget.fitted(1_900)
+    budget.shrink(4_000)
+    budget.fitted(1_900)
+    assert budget.tokens == 2_000
+
+
+def test_a_budget_below_the_floor_is_kept():
+    budget = TokenBudget(100)
+    budget.shrink(100)
+    assert budget.tokens == 100

@@ -14,7 +14,7 @@ from torch import nn
 
 from distilbatch.inference import transfer
 from distilbatch.inference.backends import ReferenceBackend
-from distilbatch.inference.budget import CPU_BATCH_TOKENS
+from distilbatch.inference.budget import CLEAN_BATCHES, CPU_BATCH_TOKENS
 from distilbatch.inference.predictor import Predictor
 from distilbatch.inference.readouts import Embedding, MaskScores, Readout, SequenceLogits, TokenLogits
 from distilbatch.model.configuration import DistilBertConfig
@@ -274,12 +274,24 @@ OUT_OF_MEMORY = [
 def test_a_batch_that_does_not_fit_is_split_until_it_does(error):
     fake = CountingModel(capacity=20, error=error)
     tokens = documents([7, 3, 9, 12, 5, 1, 20, 2])
-    predictor = predictor_of(fake, budget=1000)
-    np.testing.assert_array_equal(logits_of(predictor, tokens), expected_of(tokens))
-    assert predictor.max_batch_tokens <= 29  # for good: half of what failed first
+    np.testing.assert_array_equal(logits_of(predictor_of(fake, budget=1000), tokens), expected_of(tokens))
+    assert max(fake.calls) == 59
+
+
+def test_a_budget_that_proved_too_large_is_smaller_for_a_time():
+    fake, tokens = CountingModel(capacity=1500), documents([50] * 80)
+    predictor = predictor_of(fake, budget=2000)
+    logits_of(predictor, tokens)
+    assert predictor.max_batch_tokens == 1000
+    for _ in range(CLEAN_BATCHES // 4):
+        fake.calls.clear()
+        np.testing.assert_array_equal(logits_of(predictor, tokens), expected_of(tokens))
+        assert fake.calls == [1000] * 4
+    assert predictor.max_batch_tokens == 2000
+    fake.distilbert.capacity = 2000  # whatever took the memory is gone
     fake.calls.clear()
-    np.testing.assert_array_equal(logits_of(predictor, tokens), expected_of(tokens))
-    assert max(fake.calls) <= 29
+    logits_of(predictor, tokens)
+    assert fake.calls == [2000, 2000]
 
 
 @pytest.mark.parametrize("capacity", [1, 4, 9, 15, 40])

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import logging
+import warnings
+
 import torch
 from typing_extensions import override
 
@@ -12,6 +15,8 @@ from distilbatch.inference.backends.linears import MergedLinear
 from distilbatch.inference.backends.varlen import choose_attention
 from distilbatch.model.layers import SelfAttention, TransformerBlock
 from distilbatch.model.modeling import PreTrainedModel
+
+_log = logging.getLogger("distilbatch")
 
 
 class CudaBackend(Backend):
@@ -26,6 +31,8 @@ class CudaBackend(Backend):
 
     @override
     def prepare(self, model: PreTrainedModel, *, device: torch.device, dtype: torch.dtype) -> None:
+        if dtype is torch.float32:
+            _leave_tf32()
         model.to(device=device, dtype=dtype).eval()
         blocks = list(model.encoder.transformer.layer)
         attentions = {block: block.get_submodule("attention") for block in blocks}
@@ -43,3 +50,20 @@ class CudaBackend(Backend):
             compile_blocks(
                 [block for block in blocks if isinstance(block, TransformerBlock)], device=device, dtype=dtype
             )
+
+
+def _leave_tf32() -> None:
+    """Let float32 products of this process be exact, for the faster precisions are measured against them.
+
+    Once and not around each launch: the setting is the process's, and threads would put back each other's.
+    """
+    matmul = torch.backends.cuda.matmul
+    if matmul.fp32_precision != "tf32":
+        return
+    _log.warning(
+        "precision float32: TF32, which torch was set to (TORCH_ALLOW_TF32_CUBLAS_OVERRIDE, allow_tf32 or "
+        "set_float32_matmul_precision), is off in this process from now on; for speed, set engine.precision to auto"
+    )
+    with warnings.catch_warnings():  # some releases call this way the old one, but after the new one it cannot be read
+        warnings.simplefilter("ignore")
+        matmul.allow_tf32 = False

@@ -14,7 +14,8 @@ from typing_extensions import override
 
 from distilbatch.inference.backends import operators
 from distilbatch.inference.backends.equalise import Channels
-from distilbatch.inference.backends.operators import LEVELS, NOTHING, PostOp
+from distilbatch.inference.backends.operators import NOTHING, PostOp
+from distilbatch.inference.backends.quantise import LEVELS, quantise, quantise_rows
 
 HINT_ROWS = 2048  # rows of a usual token batch on a CPU: what weights are laid out for
 
@@ -112,7 +113,7 @@ class Int8Linear(nn.Module):
         x = x.float()
         if self._factors is not None and self._offsets is not None:
             x = torch.addcmul(self._offsets, x, self._factors)
-        quantised = operators.quantise_rows(x, zero=self._zero) if self._by_row else operators.quantise(x)
+        quantised = quantise_rows(x, zero=self._zero) if self._by_row else quantise(x)
         return operators.int8_linear(quantised, self._weight, self._bias, dtype=self._dtype, post=self._post)
 
 

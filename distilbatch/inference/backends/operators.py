@@ -1,8 +1,8 @@
-"""torch's private oneDNN operators, and nothing else: what they can do here, and calls that hide their signatures.
+"""torch's private operators, and no other file calls any: what they can do here, and calls that hide their signatures.
 
-They are what torch's own compiler puts into frozen graphs (``torch/_inductor/fx_passes/mkldnn_fusion.py`` and
-``quantization.py``), callable without it. Any release of torch may drop or change them, and on some CPUs they fall back
-to kernels that saturate or crawl; so each is tried on numbers whose result is known before it is trusted.
+Those of CPUs are what torch's own compiler puts into frozen graphs (``torch/_inductor/fx_passes/mkldnn_fusion.py`` and
+``quantization.py``), callable without it. Any release of torch may drop or change them, and on some machines they
+compute something else, saturate or crawl; so each is tried on numbers whose result is known before it is trusted.
 """
 
 from __future__ import annotations
@@ -15,6 +15,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812 - torch's own name for it
+
+from distilbatch.inference.backends.quantise import LEVELS, WEIGHT_LEVELS, Quantised, quantise_weight
+from distilbatch.model.packed import Bounds
 
 _log = logging.getLogger(__name__)
 
@@ -127,85 +130,16 @@ class PackedInt8(NamedTuple):
     sums: Tensor
 
 
-class Quantised(NamedTuple):
-    """Activations as unsigned bytes: ``x = (values - zero) * scale``.
-
-    Args:
-        values: ``(T, in)`` uint8.
-        scale: Step.
-        zero: The byte that stands for 0.
-        row_scales: ``(T, 1)`` float32, another factor for each row; None for 1.
-    """
-
-    values: Tensor
-    scale: float
-    zero: int
-    row_scales: Tensor | None = None
-
-
-LEVELS = 255
-"""The largest activation byte."""
-
-_WEIGHT_LEVELS = 127
-
-
 def pack_int8(weight: Tensor, *, rows: int) -> PackedInt8:
-    """Quantise ``(out, in)`` weights to 8 bits, one scale for each output channel.
-
-    Where sums saturate, a channel takes larger steps if two neighbours of one sign add up to more than its largest
-    weight: rounded, no two then exceed 128, and ``255 * 128`` fits 16 bits. Large weights are rarely neighbours, so the
-    steps of trained weights grow by a sixth, and activations keep their eighth bit.
-    """
-    weight = weight.detach().float()
-    largest = weight.abs().amax(1)
-    if int8_sums() is Int8Sums.PAIRED:
-        largest = torch.maximum(largest, _largest_pairs(weight))
-    scales = (largest / _WEIGHT_LEVELS).clamp(min=torch.finfo(torch.float32).tiny)
-    values = (weight / scales[:, None]).round().to(torch.int8)
+    """Quantise ``(out, in)`` weights so that sums are exact here, and reorder them for ``rows`` rows at a time."""
+    values, scales = quantise_weight(weight, paired=int8_sums() is Int8Sums.PAIRED)
     return _prepack(values, scales, rows=rows)
-
-
-def _largest_pairs(weight: Tensor) -> Tensor:
-    """The largest sum of two neighbours of one sign in each row of ``(out, in)``, as ``(out,)``."""
-    pairs = F.pad(weight, (0, weight.shape[1] % 2)).view(len(weight), -1, 2)
-    return torch.maximum(*(side.clamp(min=0).sum(2).amax(1) for side in (pairs, -pairs)))
 
 
 def _prepack(values: Tensor, scales: Tensor, *, rows: int) -> PackedInt8:
     packed = _ONEDNN.qlinear_prepack(values, [rows, values.shape[1]])
     zeros = torch.zeros(len(values), dtype=torch.int64)
     return PackedInt8(packed, scales, zeros, values.sum(1) * scales)
-
-
-def quantise(x: Tensor) -> Quantised:
-    """Quantise ``(T, in)`` float32 activations to 0..``LEVELS``, between their own least and largest value."""
-    least, most = (float(bound) for bound in torch.aminmax(x)) if x.numel() else (0.0, 0.0)
-    least, most = min(least, 0.0), max(most, 0.0)
-    # One level less than there are: the zero is rounded to a level of its own, and nothing may then leave the range.
-    scale = max((most - least) / (LEVELS - 1), torch.finfo(torch.float32).tiny)
-    zero = round(-least / scale)
-    # Conversion cuts the fraction off, so a half rounds to the nearest; two passes, as fast as torch's own operator
-    # for it, which is to be removed.
-    values = torch.add(torch.tensor(zero + 0.5), x, alpha=1 / scale).to(torch.uint8)
-    return Quantised(values, scale, zero)
-
-
-def quantise_rows(x: Tensor, *, zero: int) -> Quantised:
-    """Quantise ``(T, in)`` float32 activations to 0..``LEVELS``, each row between bounds of its own.
-
-    A token with large activations, as special tokens have, then takes no resolution from the others, and a document's
-    result does not depend on the batch it is in.
-
-    Args:
-        x: The activations.
-        zero: The byte that stands for 0 in every row; the lower, the less is kept for negative values.
-    """
-    most, least = x.amax(1, keepdim=True), x.amin(1, keepdim=True)  # aminmax is four times slower along rows
-    scales = torch.maximum(most / (LEVELS - zero), least / -zero).clamp_(min=torch.finfo(torch.float32).tiny)
-    # Rounded up to bfloat16: nothing leaves the range, and outputs in bfloat16 are multiplied without more rounding.
-    scales = scales.mul_(1 + 2**-8).bfloat16().float()
-    values = torch.addcmul(torch.tensor(zero + 0.5), x, scales.reciprocal())
-    return Quantised(values.to(torch.uint8), 1.0, zero, scales)
 
 
 def int8_linear(
@@ -247,10 +181,10 @@ def int8_sums() -> Int8Sums | None:
         return None  # reference kernels, thousands of times slower
     width = 256
     signs = torch.where(torch.arange(width) % 3 > 0, 1, -1)[:, None]
-    largest = torch.full((width, width), _WEIGHT_LEVELS)
+    largest = torch.full((width, width), WEIGHT_LEVELS)
     # Of two neighbours one is 127 and one is 1, in any order: any others that a kernel paired would overflow.
     first = torch.randint(0, 2, (width, width // 2), generator=torch.Generator().manual_seed(0))
-    paired = torch.stack((first, 1 - first), dim=2).flatten(1) * (_WEIGHT_LEVELS - 1) + 1
+    paired = torch.stack((first, 1 - first), dim=2).flatten(1) * (WEIGHT_LEVELS - 1) + 1
     for sums, weight in ((Int8Sums.WIDE, largest), (Int8Sums.PAIRED, paired)):
         try:
             if _sums_are_exact((weight * signs).to(torch.int8)):
@@ -268,4 +202,66 @@ def _sums_are_exact(weight: Tensor) -> bool:
     x = Quantised(torch.full((32, width), LEVELS, dtype=torch.uint8), 1.0, LEVELS // 2)
     found = int8_linear(x, packed, torch.zeros(outputs))
     expected = (x.values.double() - x.zero) @ weight.double().T
-    return bool((found.double() - expected).abs().max() <= 1e-6 * LEVELS * _WEIGHT_LEVELS * width)
+    return bool((found.double() - expected).abs().max() <= 1e-6 * LEVELS * WEIGHT_LEVELS * width)
+
+
+# --- Attention of documents of any lengths, on CUDA devices; varlen.py tries each on the device ----------------------
+
+
+def flash_attention(q: Tensor, k: Tensor, v: Tensor, bounds: Bounds) -> Tensor:
+    """Torch's flash kernel, called past ``varlen_attn``; see ``varlen.Kernel``.
+
+    Newer releases of that prefer cuDNN, which plans each new shape for 40 to 70 ms; every token batch is of another.
+    """
+    no_dropout, causal, debug_mask = 0.0, False, False
+    context: Tensor = torch.ops.aten._flash_attention_forward(
+        q,
+        k,
+        v,
+        bounds.queries,
+        bounds.keys,
+        bounds.max_queries,
+        bounds.max_keys,
+        no_dropout,
+        causal,
+        debug_mask,
+    )[0]
+    return context
+
+
+def efficient_attention(q: Tensor, k: Tensor, v: Tensor, bounds: Bounds) -> Tensor:
+    """Torch's memory-efficient kernel, which older cards and float32 have, too; see ``varlen.Kernel``."""
+    no_bias, no_dropout, no_mask = None, 0.0, 0
+    context: Tensor = torch.ops.aten._efficient_attention_forward(
+        q[None],
+        k[None],
+        v[None],
+        no_bias,
+        bounds.queries,
+        bounds.keys,
+        bounds.max_queries,
+        bounds.max_keys,
+        no_dropout,
+        no_mask,
+    )[0]
+    return context[0]
+
+
+# --- Products of bytes that only ``bench`` measures ------------------------------------------------------------------
+
+
+def int8_matmul(x: Tensor, weight: Tensor) -> Tensor:
+    """Multiply ``(T, in)`` by ``(in, out)``, both int8, on a CUDA device: ``(T, out)`` int32."""
+    sums: Tensor = torch._int_mm(x, weight)
+    return sums
+
+
+def pack_dynamic_int8(weight: Tensor, bias: Tensor) -> object:
+    """Pack per-channel quantised ``(out, in)`` weights for ``torch.backends.quantized.engine``."""
+    return torch.ops.quantized.linear_prepack(weight, bias)
+
+
+def dynamic_int8_linear(x: Tensor, packed: object) -> Tensor:
+    """Map ``(T, in)`` float32 to ``(T, out)``, quantised on the way, with weights of :func:`pack_dynamic_int8`."""
+    out: Tensor = torch.ops.quantized.linear_dynamic(x, packed, True)
+    return out

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 import logging
+import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -15,12 +16,14 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
+from distilbatch.inference.backends import operators
 from distilbatch.model.attention import Attention, eager_attention, sdpa_attention
 from distilbatch.model.packed import Bounds, Layout
 
 _log = logging.getLogger(__name__)
 
 _CPU = torch.device("cpu")
+_SWITCH = threading.Lock()
 _HALVES = frozenset({torch.float16, torch.bfloat16})
 # What a missing or changed kernel raises: no such module or name, other arguments, not for this card.
 _REFUSALS = (AttributeError, ImportError, RuntimeError, TypeError, ValueError)
@@ -44,50 +47,43 @@ class Kernel:
     formats: frozenset[torch.dtype]
 
 
-def flash_attention(q: Tensor, k: Tensor, v: Tensor, bounds: Bounds) -> Tensor:
-    """Torch's public kernel; see :class:`Kernel`."""
-    return _flash_attention(q, k, v, bounds)
-
-
 def unsplit_flash_attention(q: Tensor, k: Tensor, v: Tensor, bounds: Bounds) -> Tensor:
-    """The same, where a document's context does not depend on the documents beside it, to the last bit."""
-    return _flash_attention(q, k, v, bounds, num_splits=1)
+    """Torch's public kernel, where a document's context does not depend on the documents beside it, to the last bit.
 
-
-def _flash_attention(q: Tensor, k: Tensor, v: Tensor, bounds: Bounds, **options: int) -> Tensor:
+    See :class:`Kernel`. With ``num_splits`` torch takes no other kernel than flash attention.
+    """
     # Imported when it is first needed, as it takes torch's compiler with it: seconds that only a card's user pays.
     module = importlib.import_module("torch.nn.attention.varlen")
     context: Tensor = module.varlen_attn(
-        q, k, v, bounds.queries, bounds.keys, bounds.max_queries, bounds.max_keys, **options
+        q, k, v, bounds.queries, bounds.keys, bounds.max_queries, bounds.max_keys, num_splits=1
     )
     return context
 
 
-def efficient_attention(q: Tensor, k: Tensor, v: Tensor, bounds: Bounds) -> Tensor:
-    """Torch's memory-efficient kernel, which older cards and float32 have, too; see :class:`Kernel`."""
-    no_dropout, no_mask = 0.0, 0
-    context: Tensor = torch.ops.aten._efficient_attention_forward(
-        q[None],
-        k[None],
-        v[None],
-        None,
-        bounds.queries,
-        bounds.keys,
-        bounds.max_queries,
-        bounds.max_keys,
-        no_dropout,
-        no_mask,
-    )[0]
-    return context[0]
-
-
 KERNELS = (
     Kernel("flash, unsplit", unsplit_flash_attention, (8, 0), _HALVES),
-    Kernel("flash", flash_attention, (8, 0), _HALVES),
-    Kernel("memory-efficient", efficient_attention, (8, 0), frozenset({torch.bfloat16})),
-    Kernel("memory-efficient", efficient_attention, (5, 0), frozenset({torch.float16, torch.float32})),
+    Kernel("flash", operators.flash_attention, (8, 0), _HALVES),
+    Kernel("memory-efficient", operators.efficient_attention, (8, 0), frozenset({torch.bfloat16})),
+    Kernel("memory-efficient", operators.efficient_attention, (5, 0), frozenset({torch.float16, torch.float32})),
 )
 """The best first."""
+
+
+def without_cudnn(
+    q: Tensor, k: Tensor, v: Tensor, *, layout: Layout, n_heads: int, dropout_p: float
+) -> tuple[Tensor, Tensor | None]:
+    """The plain implementation on torch's other kernels.
+
+    cuDNN, which torch prefers on cards from 9.0 on, plans each new shape for 40 to 70 ms, and every run is of another.
+    The switch is of the whole process, so it is put back; the lock keeps threads from putting back each other's.
+    """
+    with _SWITCH:
+        before = torch.backends.cuda.cudnn_sdp_enabled()  # type: ignore[no-untyped-call]
+        torch.backends.cuda.enable_cudnn_sdp(False)
+        try:
+            return sdpa_attention(q, k, v, layout=layout, n_heads=n_heads, dropout_p=dropout_p)
+        finally:
+            torch.backends.cuda.enable_cudnn_sdp(before)
 
 
 class VarlenAttention(Attention):
@@ -105,7 +101,7 @@ class VarlenAttention(Attention):
         self, q: Tensor, k: Tensor, v: Tensor, *, layout: Layout, n_heads: int, dropout_p: float
     ) -> tuple[Tensor, Tensor | None]:
         if layout.key_mask is not None or dropout_p > 0 or not len(q):
-            return sdpa_attention(q, k, v, layout=layout, n_heads=n_heads, dropout_p=dropout_p)
+            return without_cudnn(q, k, v, layout=layout, n_heads=n_heads, dropout_p=dropout_p)
         q, k, v = (x.view(len(x), n_heads, -1) for x in (q, k, v))
         return self.kernel.run(q, k, v, layout.bounds(q.device)).flatten(1), None
 
@@ -135,7 +131,7 @@ def choose_attention(
                 _log.info("attention on %s: %s", device, kernel.name)
                 return attend
         _log.warning("attention on %s: one call for each length of document, as no kernel takes several", device)
-    return sdpa_attention
+    return without_cudnn
 
 
 def is_right(attend: Attention, *, device: torch.device, dtype: torch.dtype, n_heads: int, width: int) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import shutil
+import warnings
 
 import pytest
 import torch
@@ -20,10 +21,10 @@ from distilbatch.model.packed import PackedTokens
 CPU, CARD = torch.device("cpu"), torch.device("cuda", 0)
 
 
-def a_model(activation: str = "gelu") -> DistilBertForSequenceClassification:
+def a_model(activation: str = "gelu", *, dim: int = 32) -> DistilBertForSequenceClassification:
     torch.manual_seed(0)
     config = DistilBertConfig(
-        vocab_size=50, max_position_embeddings=64, n_layers=4, n_heads=2, dim=32, hidden_dim=48, activation=activation
+        vocab_size=50, max_position_embeddings=64, n_layers=4, n_heads=2, dim=dim, hidden_dim=48, activation=activation
     )
     model = DistilBertForSequenceClassification(config).eval()
     draw_biases(model, spread=0.3)
@@ -42,9 +43,12 @@ class Compiler:
     def __init__(self, *, off_by: float = 0.0) -> None:
         self.graphs = 0
         self.off_by = off_by
+        self.warning: Warning | None = None
 
     def __call__(self, graph, _inputs):
         self.graphs += 1
+        if self.warning is not None:
+            warnings.warn(self.warning, stacklevel=1)
         return lambda *inputs: tuple(out + self.off_by for out in graph(*inputs))
 
 
@@ -67,7 +71,50 @@ def test_blocks_end_in_one_function_for_all_of_them_and_every_length(compiler, a
         for count in (1, 2, 7, 30):
             packed = documents(count)
             torch.testing.assert_close(fast.forward_packed(packed), plain.forward_packed(packed), atol=1e-5, rtol=1e-5)
-    assert compiler.graphs <= 2  # any number of rows, and perhaps one row, which dynamo always keeps apart
+    assert compiler.graphs == 1
+
+
+@pytest.mark.parametrize("dim", [32, 64])
+def test_one_row_and_none_are_not_compiled_for_in_the_middle_of_a_run(compiler, dim):
+    plain = a_model(dim=dim)
+    fast = copy.deepcopy(plain)
+    CudaBackend(compiled=True).prepare(fast, device=CPU, dtype=torch.float32)
+    packed = documents(5)
+    nobody = packed.layout.select(torch.empty(0, dtype=torch.int64), device=CPU)
+    with torch.inference_mode():
+        for rows in (nobody, packed.layout.select(torch.tensor([3]), device=CPU), "first", None):
+            expected = plain.encoder.forward_packed(packed, rows)
+            torch.testing.assert_close(fast.encoder.forward_packed(packed, rows), expected, atol=1e-5, rtol=1e-5)
+        one = PackedTokens.from_lengths(torch.tensor([4]), [1])
+        torch.testing.assert_close(fast.forward_packed(one), plain.forward_packed(one), atol=1e-5, rtol=1e-5)
+    assert compiler.graphs == 1
+
+
+@torch._dynamo.config.patch(recompile_limit=1)  # not eight: each compilation takes seconds
+def test_every_encoder_of_a_process_is_compiled_however_many_there_are(compiler):
+    for dim in (8, 16, 24):
+        fast = a_model(dim=dim)
+        CudaBackend(compiled=True).prepare(fast, device=CPU, dtype=torch.float32)
+        with torch.inference_mode():
+            fast.forward_packed(documents(3))
+    assert compiler.graphs == 3
+
+
+@pytest.mark.parametrize(
+    "warning",
+    [
+        UserWarning("TensorFloat32 tensor cores for float32 matrix multiplication available but not enabled."),
+        DeprecationWarning("torch's own, of its own"),
+    ],
+    ids=lambda warning: type(warning).__name__,
+)
+def test_advice_of_the_compiler_is_not_passed_on_and_no_failure_where_warnings_are_errors(compiler, warning):
+    compiler.warning = warning
+    blocks = list(a_model().encoder.transformer.layer)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert compile_blocks(blocks, device=CPU, dtype=torch.float32)
+    assert all(block.finish is not finish_block for block in blocks)
 
 
 def test_a_compiler_that_fails_is_done_without(monkeypatch, caplog):
@@ -111,7 +158,6 @@ def test_cpus_have_fused_layers_and_say_that_nothing_is_compiled(caplog):
 
 
 @pytest.mark.soak  # half a minute of compilation
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # torch's own, of its own
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch compiles with g++ on CPUs")
 def test_torchs_own_compiler_computes_the_same(monkeypatch):
     monkeypatch.setattr(compiled, "COMPILER", "inductor")
@@ -123,6 +169,7 @@ def test_torchs_own_compiler_computes_the_same(monkeypatch):
 
 
 @pytest.mark.gpu
+@pytest.mark.filterwarnings("ignore:TensorFloat32", "ignore::DeprecationWarning")  # of whatever is compiled later
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16], ids=str)
 def test_torchs_own_compiler_computes_the_same_on_a_card(monkeypatch, dtype):
     monkeypatch.setattr(compiled, "COMPILER", "inductor")

@@ -5,8 +5,12 @@ On a card, the tests marked ``gpu`` compare every kernel and the whole predictor
 
 from __future__ import annotations
 
+import contextlib
 import copy
+import os
 import random
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from itertools import pairwise
@@ -24,7 +28,14 @@ from distilbatch.inference.backends.cuda import CudaBackend
 from distilbatch.inference.backends.fused import FusedSelfAttention
 from distilbatch.inference.backends.linears import MergedLinear
 from distilbatch.inference.backends.operators import PostOp
-from distilbatch.inference.backends.varlen import KERNELS, Kernel, VarlenAttention, choose_attention, is_right
+from distilbatch.inference.backends.varlen import (
+    KERNELS,
+    Kernel,
+    VarlenAttention,
+    choose_attention,
+    is_right,
+    without_cudnn,
+)
 from distilbatch.inference.budget import MAX_CUDA_BATCH_TOKENS
 from distilbatch.inference.predictor import Predictor
 from distilbatch.inference.readouts import Embedding, MaskScores, Readout, SequenceLogits, TokenLogits
@@ -224,11 +235,54 @@ def test_the_best_kernel_that_a_card_has_and_computes_right_is_chosen(
     assert len(tried) == len(broken) + (expected is not None)
     assert (expected is None) == ("one call for each length" in caplog.text)
     if expected is None:
-        assert chosen is sdpa_attention
+        assert chosen is without_cudnn
 
 
 def test_other_devices_have_none_of_these_kernels():
-    assert choose_attention(device=CPU, dtype=torch.bfloat16, n_heads=12, width=768) is sdpa_attention
+    assert choose_attention(device=CPU, dtype=torch.bfloat16, n_heads=12, width=768) is without_cudnn
+
+
+@pytest.mark.parametrize("enabled", [True, False])
+@pytest.mark.parametrize("error", [None, RuntimeError("no kernel image")])
+def test_the_last_resort_leaves_cudnn_out_and_the_process_as_it_was(monkeypatch, enabled, error):
+    seen: list[bool] = []
+
+    def attend(q: torch.Tensor, *_arguments: object, **_options: object) -> torch.Tensor:
+        seen.append(torch.backends.cuda.cudnn_sdp_enabled())
+        if error is not None:
+            raise error
+        return q
+
+    monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", attend)
+    before = torch.backends.cuda.cudnn_sdp_enabled()
+    torch.backends.cuda.enable_cudnn_sdp(enabled)
+    try:
+        with pytest.raises(RuntimeError) if error else contextlib.nullcontext():
+            without_cudnn(*torch.randn(3, 4, 8), layout=Layout.of_lengths([3, 1]), n_heads=2, dropout_p=0.0)
+        assert torch.backends.cuda.cudnn_sdp_enabled() is enabled
+    finally:
+        torch.backends.cuda.enable_cudnn_sdp(before)
+    assert seen
+    assert not any(seen)
+
+
+def test_the_second_kernel_is_flash_attention_whatever_the_public_function_prefers(monkeypatch):
+    import torch.nn.attention.varlen as public
+
+    monkeypatch.setattr(public, "varlen_attn", lambda *_arguments, **_options: pytest.fail("asked"))
+    (kernel,) = (kernel for kernel in KERNELS if kernel.name == "flash")
+    q = torch.empty(12, 3, 16, dtype=torch.float16, device="meta")
+    layout = Layout.of_lengths([5, 5, 2])
+    called: list[str] = []
+
+    class Called(TorchDispatchMode):
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            called.append(str(func))
+            return func(*args, **(kwargs or {}))
+
+    with Called():
+        assert kernel.run(q, q, q, layout.bounds(q.device)).shape == q.shape
+    assert "aten._flash_attention_forward.default" in called
 
 
 def test_cards_get_this_backend():
@@ -281,6 +335,43 @@ def test_every_attention_is_swapped_once_and_weights_are_in_memory_once():
 def test_a_merged_layer_has_no_function_behind_it():
     with pytest.raises(ValueError, match="expected no function behind it, found gelu"):
         MergedLinear([torch.nn.Linear(2, 2)], PostOp("gelu", "none"))
+
+
+TF32 = """
+import logging, sys, torch
+from distilbatch.inference.backends.cuda import CudaBackend
+from distilbatch.model.configuration import DistilBertConfig
+from distilbatch.model.modeling import DistilBertModel
+
+logging.basicConfig(stream=sys.stdout, format="%(message)s")
+exec(sys.argv[1])
+config = DistilBertConfig(vocab_size=9, n_layers=1, n_heads=1, dim=4, hidden_dim=4)
+matmul = torch.backends.cuda.matmul
+for dtype in (torch.float16, torch.float32, torch.float32):
+    CudaBackend().prepare(DistilBertModel(config), device=torch.device("cpu"), dtype=dtype)
+    print("now", matmul.fp32_precision)
+print("legacy", matmul.allow_tf32)
+"""
+
+
+@pytest.mark.parametrize(
+    ("environment", "set_by", "before", "warnings"),
+    [
+        ({}, "", "none", 0),
+        ({"TORCH_ALLOW_TF32_CUBLAS_OVERRIDE": "1"}, "", "tf32", 1),
+        ({}, "torch.backends.cuda.matmul.allow_tf32 = True", "tf32", 1),
+        ({}, "torch.backends.fp32_precision = 'tf32'", "tf32", 1),
+        ({}, "torch.set_float32_matmul_precision('high')", "tf32", 1),
+    ],
+)
+def test_float32_products_are_exact_whatever_the_process_was_set_to(environment, set_by, before, warnings):
+    ran = subprocess.run(  # torch reads the variable once, and settings would stay in this process
+        [sys.executable, "-c", TF32, set_by], env=os.environ | environment, capture_output=True, text=True, check=True
+    )
+    exact = "none" if before == "none" else "ieee"
+    lines = [line for line in ran.stdout.splitlines() if line.startswith(("now", "legacy"))]
+    assert lines == [f"now {before}", f"now {exact}", f"now {exact}", "legacy False"]
+    assert ran.stdout.count("precision float32: TF32") == warnings
 
 
 def predict(name: str, tokens: TokenBatch, *, device=CPU, precision="float32", backend=None, **options) -> HeadOutput:
@@ -401,13 +492,9 @@ def test_kernels_of_a_card_give_the_results_of_the_cpu(kernel, dtype, seed):
     n_heads, layout = rng.choice([1, 4, 12]), random_layout(rng, longest=512)
     inputs = random_inputs(layout, width=64 * n_heads, dtype=dtype)
     expected, _ = eager_attention(*(x.float() for x in inputs), layout=layout, n_heads=n_heads, dropout_p=0.0)
-    on_card = Layout(layout.runs)
-    try:
-        found, _ = VarlenAttention(kernel)(
-            *(x.to(CARD) for x in inputs), layout=on_card, n_heads=n_heads, dropout_p=0.0
-        )
-    except (ImportError, RuntimeError, TypeError) as error:
-        pytest.skip(f"this torch has no {kernel.name} kernel: {error}")
+    found, _ = VarlenAttention(kernel)(
+        *(x.to(CARD) for x in inputs), layout=Layout(layout.runs), n_heads=n_heads, dropout_p=0.0
+    )
     torch.testing.assert_close(found.cpu().float(), expected, atol=TOLERANCES[dtype], rtol=0)
 
 
@@ -416,7 +503,10 @@ def test_kernels_of_a_card_give_the_results_of_the_cpu(kernel, dtype, seed):
 def test_a_card_has_a_kernel_for_documents_of_any_lengths(dtype):
     if dtype is torch.bfloat16 and torch.cuda.get_device_capability(CARD) < (8, 0):
         pytest.skip("this card has no bfloat16")
-    assert isinstance(choose_attention(device=CARD, dtype=dtype, n_heads=12, width=768), VarlenAttention)
+    chosen = choose_attention(device=CARD, dtype=dtype, n_heads=12, width=768)
+    assert isinstance(chosen, VarlenAttention)
+    halves = dtype is not torch.float32 and torch.cuda.get_device_capability(CARD) >= (8, 0)
+    assert chosen.kernel.name.startswith("flash") == halves
 
 
 @pytest.mark.gpu
@@ -459,7 +549,9 @@ def test_a_card_measures_a_budget_and_memory_that_runs_out_costs_no_result():
     assert 1024 <= predictor.max_batch_tokens <= MAX_CUDA_BATCH_TOKENS
     tokens = documents(5, longest=512, count=400)
     (expected,) = predictor.predict(tokens)
-    predictor.max_batch_tokens = 1_000_000
+    predictor = Predictor(
+        [a_model("tokens", config=REAL)], [TokenLogits()], device=CARD, precision="float16", max_batch_tokens=1_000_000
+    )
     used = torch.cuda.memory_allocated(CARD)
     torch.cuda.empty_cache()
     total = torch.cuda.get_device_properties(CARD).total_memory

@@ -9,7 +9,8 @@ import torch
 from torch.nn import functional as F  # noqa: N812
 
 from distilbatch.inference.backends import operators
-from distilbatch.inference.backends.operators import LEVELS, Int8Sums, PackedInt8, PostOp, Quantised
+from distilbatch.inference.backends.operators import Int8Sums, PostOp
+from distilbatch.inference.backends.quantise import LEVELS, Quantised, quantise, quantise_rows
 
 POST_OPS = {
     PostOp(): lambda x: x,
@@ -54,46 +55,17 @@ def test_prepacked_layers_take_few_rows_and_strided_ones(rows):
     torch.testing.assert_close(found, F.linear(x, weight, bias), atol=1e-4, rtol=1e-4)
 
 
-@pytest.mark.parametrize("seed", range(20))
-def test_quantised_activations_are_within_a_step(seed):
-    generator = torch.Generator().manual_seed(seed)
-    scale, shift = torch.randn(2, generator=generator).tolist()
-    x = 10**scale * (torch.randn(50, 40, generator=generator) + 3 * shift)
-    values, step, zero, _ = operators.quantise(x)
-    assert values.dtype is torch.uint8
-    assert ((values.float() - zero) * step - x).abs().max() <= 0.501 * step
-    assert ((values == zero) == (x.abs() < 0.5 * step)).float().mean() > 0.99
-
-
-@pytest.mark.parametrize("zero", [127, 31])
-@pytest.mark.parametrize("seed", range(10))
-def test_rows_are_quantised_within_a_step_of_their_own(zero, seed):
-    generator = torch.Generator().manual_seed(seed)
-    x = torch.randn(50, 40, generator=generator) * 10 ** torch.randn(50, 1, generator=generator)
-    values, scale, found_zero, row_scales = operators.quantise_rows(x, zero=zero)
-    assert (scale, found_zero) == (1.0, zero)
-    assert ((values.float() - zero) * row_scales - x).abs().max(1).values.le(0.502 * row_scales[:, 0]).all()
-    alone = operators.quantise_rows(x[7:8], zero=zero)
-    assert torch.equal(alone.values, values[7:8])  # whatever batch a row is in
-
-
 @needs_int8
 @pytest.mark.parametrize("post", POST_OPS, ids=str)
 def test_rows_with_scales_of_their_own_give_the_same_sums(post):
     x, weight, bias = torch.randn(40, 64) * 10 ** torch.randn(40, 1), torch.randn(30, 64), torch.randn(30)
     packed = operators.pack_int8(weight, rows=40)
-    quantised = operators.quantise_rows(x, zero=LEVELS // 2)
+    quantised = quantise_rows(x, zero=LEVELS // 2)
     found = operators.int8_linear(quantised, packed, bias, post=post)
     rounded = (weight / packed.scales[:, None]).round().double() * packed.scales.double()[:, None]
     inputs = (quantised.values.double() - quantised.zero) * quantised.row_scales.double()
     exact = POST_OPS[post](inputs @ rounded.T + bias.double())
     torch.testing.assert_close(found.double(), exact, atol=1e-3, rtol=1e-4)
-
-
-@pytest.mark.parametrize("x", [torch.zeros(3, 4), torch.full((3, 4), 7.0), torch.full((3, 4), -7.0), torch.zeros(0, 4)])
-def test_activations_without_spread_are_quantised_too(x):
-    values, step, zero, _ = operators.quantise(x)
-    torch.testing.assert_close((values.float() - zero) * step, x, atol=0.05, rtol=0)
 
 
 @needs_int8
@@ -103,7 +75,7 @@ def test_int8_layers_sum_exactly_and_err_by_rounding_alone(post, seed):
     rows, width, outputs = sizes(seed)
     x, weight, bias = torch.randn(rows, width), torch.randn(outputs, width), torch.randn(outputs)
     packed = operators.pack_int8(weight, rows=rows)
-    quantised = operators.quantise(x)
+    quantised = quantise(x)
     found = operators.int8_linear(quantised, packed, bias, post=post)
 
     rounded = (weight / packed.scales[:, None]).round().double() * packed.scales.double()[:, None]
@@ -149,22 +121,6 @@ def test_a_cpu_that_saturates_is_found_out(monkeypatch, distance, sums):
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX2")
     monkeypatch.setattr(operators, "_ONEDNN", Saturating(distance))
     assert operators.int8_sums() is sums
-
-
-@pytest.mark.parametrize("width", [1, 2, 63, 64])
-def test_weights_for_a_cpu_that_saturates_leave_room_for_neighbours_and_lose_little(monkeypatch, width):
-    monkeypatch.setattr(operators, "int8_sums", lambda: Int8Sums.PAIRED)
-    monkeypatch.setattr(
-        operators, "_prepack", lambda values, scales, *, rows: PackedInt8(values, scales, values, scales)
-    )
-    for seed in range(20):
-        weight = torch.randn(50, width, generator=torch.Generator().manual_seed(seed)) ** (1 + seed % 3)
-        values, scales, *_ = operators.pack_int8(weight, rows=1)
-        pairs = torch.nn.functional.pad(values.int(), (0, width % 2)).unflatten(1, (-1, 2))
-        for side in (pairs, -pairs):
-            assert int(side.clamp(min=0).sum(2).max()) * LEVELS < 1 << 15
-        assert ((values * scales[:, None] - weight).abs() <= 0.501 * scales[:, None]).all()
-        assert (scales <= 2.001 * weight.abs().amax(1) / 127).all()
 
 
 @pytest.mark.parametrize("error", [RuntimeError("not for this CPU"), TypeError("other arguments"), AttributeError("x")])
