@@ -121,9 +121,17 @@ def _absent(report: Mapping[str, Any]) -> Iterable[RenderableType]:
 
 
 def _ratios(report: Mapping[str, Any]) -> Iterable[RenderableType]:
-    for row in report["ratios"]:
-        if row["best_peer"]:
-            yield f"{row['ours']} ({row['scope']}) / {row['peer']} ({row['peer_scope']}), the best peer: {_times(row)}"
+    if report["ratios"]:
+        table = new_table("ours / peer, speed", "scope", "ratio", "min", "max", "")
+        for row in report["ratios"]:
+            scopes = row["scope"] if row["scope"] == row["peer_scope"] else f"{row['scope']} / {row['peer_scope']}"
+            ratio = (f"{row['ratio'][name]:.2f}x" for name in ("median", "min", "max"))
+            remarks = ["best peer"] * row["best_peer"] + ["not shown"] * (not row["shown"])
+            table.add_row(cell(f"{row['ours']} / {row['peer']}"), scopes, *ratio, ", ".join(remarks))
+        yield table
+        if not all(row["shown"] for row in report["ratios"]):
+            yield "not shown: the range over the rounds holds 1, or there was one round"
+        yield ""
     for name, share in report["overhead"].items():
         yield f"{name}: the pipeline around the model takes {share['median']:.1%} of the job"
     for row in report["layout"]:
@@ -144,7 +152,7 @@ def _stages(report: Mapping[str, Any]) -> Iterable[RenderableType]:
 
 def _times(row: Mapping[str, Any]) -> str:
     ratio = row["ratio"]
-    return f"{ratio['median']:.2f}x ({ratio['min']:.2f} to {ratio['max']:.2f})"
+    return f"{ratio['median']:.2f}x ({ratio['min']:.2f} to {ratio['max']:.2f})" + ", not shown" * (not row["shown"])
 
 
 def _percent(share: float | None) -> str:
