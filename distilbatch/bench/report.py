@@ -81,7 +81,7 @@ def build_report(
             **asdict(contest),
         },
         "model": _model(prepared),
-        "data": {"source": prepared.source_name, **Lengths.of(lengths).to_dict()},
+        "data": {"source": prepared.source_name, **Lengths.of(lengths).to_dict(), "repeats_left_out": prepared.repeats},
         "reference": reference.entrant.name if reference else None,
         "limit": _limit(limit, flops, len(lengths)),
         "contestants": figures,

@@ -109,8 +109,8 @@ def _affordable(limit: Standing, prepared: Prepared, entrants: Sequence[Entrant]
     if not limit.passes:
         return _MIN_DOCUMENTS
     rate = max(limit.passes[LIMIT][0].facts["rates"]["float32"].values())
-    flops = sum(forward_flops(prepared.model_config, prepared.sample_lengths, first_only=False).values())
-    document_s = flops / len(prepared.sample_lengths) / (rate * _EFFICIENCY)
+    flops = sum(forward_flops(prepared.model_config, prepared.candidates.lengths, first_only=False).values())
+    document_s = flops / len(prepared.candidates.lengths) / (rate * _EFFICIENCY)
     known = [entrant for entrant in entrants if not entrant.missing() and not _unfit(entrant, prepared)]
     passes = sum(entrant.cost for entrant in known) * (options.rounds + 1)
     left = max(0.1 * options.budget_s, options.budget_s - _LOAD_S * len(known))

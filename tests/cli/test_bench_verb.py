@@ -46,6 +46,7 @@ def test_a_job_is_measured_against_its_forward_and_the_limit_and_the_report_is_c
     assert (report["settings"]["rounds"], report["settings"]["rounds_asked"]) == (2, 2)
     assert report["data"] | {"source": ""} == {
         **{"source": "", "documents": 8, "tokens": 40, "mean": 5.0, "median": 5.0, "p90": 5.0, "max": 5},
+        "repeats_left_out": 37,  # 45 of 50 rows have text, of 8 kinds
     }
     assert (report["model"]["layers"], report["model"]["dim"], report["model"]["first_token_only"]) == (2, 32, True)
 
