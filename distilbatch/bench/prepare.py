@@ -28,14 +28,14 @@ from distilbatch.demo.weights import minilm_folder
 from distilbatch.engine.job import Job, resolve_job
 from distilbatch.engine.spec import HeadSpec
 from distilbatch.errors import ConfigError
-from distilbatch.inference.budget import MIN_CUDA_BATCH_TOKENS
+from distilbatch.inference.budget import MAX_CUDA_BATCH_TOKENS
 from distilbatch.inference.precision import resolve_device
 from distilbatch.model.configuration import CONFIG_FILE, DistilBertConfig
 from distilbatch.model.convert import copy_tokenizer
 from distilbatch.model.modeling import DistilBertForSequenceClassification
 from distilbatch.tokenization import DocumentTokenizer
 
-PEER_BATCH_TOKENS = 2048  # on a CPU: for every library measured, fewer or more are slower
+_CPU_BATCH_TOKENS = 2048  # for every library measured, fewer or more are slower
 _MAX_LENGTH = 512
 _FEW = 256  # documents that stand for the mix before their number is known
 
@@ -166,7 +166,7 @@ class Prepared:
             task=head.task,
             pooling=str(head.options["pooling"]) if head.task == FEATURE_EXTRACTION else "",
             max_length=self.max_length,
-            max_batch_tokens=PEER_BATCH_TOKENS if self.device == "cpu" else MIN_CUDA_BATCH_TOKENS,
+            max_batch_tokens=peer_batch_tokens(self.device, config.engine.max_batch_tokens),
             threads=threads,
             device=self.device,
             scratch=scratch,
@@ -219,6 +219,18 @@ def _max_length(head: HeadSpec) -> int:
 def _mix(tokenizer: DocumentTokenizer, column: str, count: int, *, seed: int) -> Candidates:
     texts = mix_documents(tokenizer, count, seed=seed)
     return Candidates.of(pa.table({column: texts}), texts, tokenizer)
+
+
+def peer_batch_tokens(device: str, ours: int | str) -> int:
+    """The token budget of peers: the one that suits a CPU; on a GPU what ours is, or may grow to.
+
+    Args:
+        device: ``cpu`` or a CUDA device.
+        ours: What the job's engine sets, or ``auto``.
+    """
+    if device == "cpu":
+        return _CPU_BATCH_TOKENS
+    return MAX_CUDA_BATCH_TOKENS if isinstance(ours, str) else ours
 
 
 def _reads_first_token(head: HeadSpec) -> bool:
