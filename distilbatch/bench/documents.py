@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from distilbatch.engine.job import Job
 from distilbatch.engine.planning import build_plan, list_source
 from distilbatch.errors import DataError
+from distilbatch.inference.duplicates import find_distinct
 from distilbatch.sink.utf8 import valid_utf8
 from distilbatch.source.reader import read_shard
 from distilbatch.tokenization import DocumentTokenizer
@@ -27,6 +28,7 @@ MAX_CANDIDATES = 20_000
 # Lengths in tokens follow a lognormal distribution: median 41, mean 41 e^(1/2) = 68, 90th percentile 148, cut at 512.
 _MEDIAN_TOKENS = 41
 _SIGMA = 1.0
+_SPECIAL_TOKENS = 2
 _MAX_CHARACTERS = 20_000  # of a candidate; far more than 512 tokens
 
 
@@ -77,7 +79,7 @@ def mix_documents(tokenizer: DocumentTokenizer, count: int, *, seed: int) -> lis
     """
     texts = [text for text in pq.read_table(SHIPPED, columns=["text"])["text"].to_pylist() if text]
     encoded = tokenizer.encode(texts)
-    sizes = dict(zip(encoded.sequences.tolist(), (encoded.lengths - 2).tolist(), strict=True))
+    sizes = dict(zip(encoded.sequences.tolist(), (encoded.lengths - _SPECIAL_TOKENS).tolist(), strict=True))
     places = np.array(sorted(sizes), dtype=np.int64)
     rng = np.random.default_rng(seed)
     normal = NormalDist()
@@ -87,7 +89,7 @@ def mix_documents(tokenizer: DocumentTokenizer, count: int, *, seed: int) -> lis
 
 def _join(texts: list[str], sizes: dict[int, int], places: NDArray[np.int64], wanted: int) -> str:
     """Whole descriptions while they fit, then the first words of one more."""
-    parts, left = [], max(1, wanted - 2)
+    parts, left = [], max(1, wanted - _SPECIAL_TOKENS)
     for place in places.tolist():
         if sizes[place] > left:
             words = texts[place].split()
@@ -100,8 +102,38 @@ def _join(texts: list[str], sizes: dict[int, int], places: NDArray[np.int64], wa
     return " ".join(parts)
 
 
-def read_candidates(job: Job, tokenizer: DocumentTokenizer) -> tuple[pa.Table, NDArray[np.int64]]:
-    """Read a job's source: its first rows that give tokens, without repeated texts, and their lengths.
+@dataclass(frozen=True, slots=True)
+class Candidates:
+    """Documents to choose from: all give tokens, and no two the same ones.
+
+    Args:
+        table: Their rows.
+        lengths: ``(N,)`` tokens of each.
+        repeats: Documents left out because an earlier one has the same tokens.
+    """
+
+    table: pa.Table
+    lengths: NDArray[np.int64]
+    repeats: int
+
+    @classmethod
+    def of(cls, table: pa.Table, texts: list[str], tokenizer: DocumentTokenizer) -> Candidates:
+        """Leave out rows without tokens, and repeats: we would compute those once, which no other library does.
+
+        Args:
+            table: N rows.
+            texts: Their texts.
+            tokenizer: Cuts texts as in the race; the same beyond that cut is the same.
+        """
+        encoded = tokenizer.encode(texts)
+        first = find_distinct(encoded).tokens
+        chosen = first.sequences[first.lengths > _SPECIAL_TOKENS]
+        repeats = int((encoded.lengths > _SPECIAL_TOKENS).sum()) - len(chosen)
+        return cls(table.take(pa.array(chosen)), first.lengths[first.lengths > _SPECIAL_TOKENS], repeats)
+
+
+def read_candidates(job: Job, tokenizer: DocumentTokenizer) -> Candidates:
+    """Read a job's source: its first rows.
 
     Args:
         job: The job, limited to at most ``MAX_CANDIDATES`` rows.
@@ -129,13 +161,10 @@ def read_candidates(job: Job, tokenizer: DocumentTokenizer) -> tuple[pa.Table, N
     chunks = [valid_utf8(chunk) for chunk in table.column(index).chunks]
     table = table.set_column(index, table.schema.field(index), pa.chunked_array(chunks, table.schema.field(index).type))
     texts = [(value or "")[:_MAX_CHARACTERS] for value in table.column(index).to_pylist()]
-    encoded = tokenizer.encode(texts)
-    has_tokens = encoded.lengths > 2
-    # Of equal texts the first: we would compute the others only once, which no other library does.
-    has_tokens &= np.isin(encoded.sequences, np.unique(texts, return_index=True)[1])
-    if not has_tokens.any():
+    found = Candidates.of(table, texts, tokenizer)
+    if not len(found.lengths):
         raise DataError(f"{job.source_root}: nothing to measure", expected="rows with text", found="none")
-    return table.take(pa.array(encoded.sequences[has_tokens])), encoded.lengths[has_tokens]
+    return found
 
 
 def stratified(lengths: NDArray[np.int64], count: int, *, seed: int) -> NDArray[np.int64]:

@@ -68,6 +68,7 @@ class Ourselves(Competitor):
             "sort_buffers": len(self._buffers),
             "tokens": sum(self._heads.tokens_to_compute(buffer) for buffer in self._buffers),
             "device": str(self._heads.device),
+            "max_batch_tokens": self._heads.max_batch_tokens,
         }
 
     @override

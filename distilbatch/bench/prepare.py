@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from distilbatch.bench.documents import (
     MAX_CANDIDATES,
     SHIPPED,
+    Candidates,
     deal,
     mix_documents,
     read_candidates,
@@ -27,14 +28,14 @@ from distilbatch.demo.weights import minilm_folder
 from distilbatch.engine.job import Job, resolve_job
 from distilbatch.engine.spec import HeadSpec
 from distilbatch.errors import ConfigError
-from distilbatch.inference.budget import MIN_CUDA_BATCH_TOKENS
+from distilbatch.inference.budget import MAX_CUDA_BATCH_TOKENS
 from distilbatch.inference.precision import resolve_device
 from distilbatch.model.configuration import CONFIG_FILE, DistilBertConfig
 from distilbatch.model.convert import copy_tokenizer
 from distilbatch.model.modeling import DistilBertForSequenceClassification
 from distilbatch.tokenization import DocumentTokenizer
 
-PEER_BATCH_TOKENS = 2048  # on a CPU: for every library measured, fewer or more are slower
+_CPU_BATCH_TOKENS = 2048  # for every library measured, fewer or more are slower
 _MAX_LENGTH = 512
 _FEW = 256  # documents that stand for the mix before their number is known
 
@@ -51,8 +52,8 @@ class Prepared:
         seed: Of the documents.
         model_name: Of the model, for the report.
         source_name: Of the documents, for the report.
-        table: Candidates, or None for the mix.
-        sample_lengths: Lengths of the candidates, or of a sample of the mix.
+        candidates: The documents of the source, or a sample of the mix.
+        mixed: Whether documents are the mix.
     """
 
     job: Job
@@ -62,11 +63,13 @@ class Prepared:
     seed: int
     model_name: str
     source_name: str
-    table: pa.Table | None
-    sample_lengths: NDArray[np.int64]
+    candidates: Candidates
+    mixed: bool
+    repeats: int = field(init=False)
     documents: Path = field(init=False)
 
     def __post_init__(self) -> None:
+        self.repeats = self.candidates.repeats
         self.documents = self.scratch / "documents.parquet"
 
     @property
@@ -82,7 +85,7 @@ class Prepared:
     @property
     def max_length(self) -> int:
         """Most tokens of its documents."""
-        return self.head.max_length or min(self.model_config.max_position_embeddings, _MAX_LENGTH)
+        return _max_length(self.head)
 
     @property
     def tokenizer(self) -> DocumentTokenizer:
@@ -116,19 +119,19 @@ class Prepared:
         return not self.why_not_comparable
 
     def write_documents(self, count: int) -> NDArray[np.int64]:
-        """Choose and write the documents.
+        """Choose and write the documents; of the mix, those that differ: ``repeats`` says how many did not.
 
         Returns:
             ``(N,)`` their lengths in tokens.
         """
-        text = self.job.config.source.columns.text
-        if self.table is None:
-            texts = mix_documents(self.tokenizer, count, seed=self.seed)
-            pq.write_table(pa.table({text: texts}), self.documents)
-            return self.tokenizer.encode(texts).lengths
-        chosen = stratified(self.sample_lengths, count, seed=self.seed)
-        pq.write_table(self.table.take(pa.array(chosen)), self.documents)
-        return self.sample_lengths[chosen]
+        if self.mixed:
+            found = _mix(self.tokenizer, self.job.config.source.columns.text, count, seed=self.seed)
+            self.repeats = found.repeats
+            pq.write_table(found.table, self.documents)
+            return found.lengths
+        chosen = stratified(self.candidates.lengths, count, seed=self.seed)
+        pq.write_table(self.candidates.table.take(pa.array(chosen)), self.documents)
+        return self.candidates.lengths[chosen]
 
     def workload(self, num_documents: int) -> Workload:
         """The workload over the documents as written."""
@@ -163,7 +166,7 @@ class Prepared:
             task=head.task,
             pooling=str(head.options["pooling"]) if head.task == FEATURE_EXTRACTION else "",
             max_length=self.max_length,
-            max_batch_tokens=PEER_BATCH_TOKENS if self.device == "cpu" else MIN_CUDA_BATCH_TOKENS,
+            max_batch_tokens=peer_batch_tokens(self.device, config.engine.max_batch_tokens),
             threads=threads,
             device=self.device,
             scratch=scratch,
@@ -201,15 +204,33 @@ def prepare(options: BenchOptions, scratch: Path, *, threads: int) -> Prepared:
     device = str(resolve_device(config.engine.device if options.device == "auto" else options.device))
     mixed = options.config is None and options.data is None
     source_name = "shipped package descriptions, joined" if mixed else config.source.path
-    nothing = np.empty(0, dtype=np.int64)
-    prepared = Prepared(
-        job, device, threads, scratch, options.seed, model_name or str(job.heads[0].model), source_name, None, nothing
-    )
-    if mixed:
-        sample = mix_documents(prepared.tokenizer, _FEW, seed=options.seed)
-        return replace(prepared, sample_lengths=prepared.tokenizer.encode(sample).lengths)
-    table, lengths = read_candidates(job, prepared.tokenizer)
-    return replace(prepared, table=table, sample_lengths=lengths)
+    head = job.heads[0]
+    tokenizer = DocumentTokenizer.from_folder(head.model, max_length=_max_length(head))
+    candidates = _mix(tokenizer, "text", _FEW, seed=options.seed) if mixed else read_candidates(job, tokenizer)
+    name = model_name or str(head.model)
+    return Prepared(job, device, threads, scratch, options.seed, name, source_name, candidates, mixed)
+
+
+def _max_length(head: HeadSpec) -> int:
+    positions = DistilBertConfig.from_file(head.model / CONFIG_FILE).max_position_embeddings
+    return head.max_length or min(positions, _MAX_LENGTH)
+
+
+def _mix(tokenizer: DocumentTokenizer, column: str, count: int, *, seed: int) -> Candidates:
+    texts = mix_documents(tokenizer, count, seed=seed)
+    return Candidates.of(pa.table({column: texts}), texts, tokenizer)
+
+
+def peer_batch_tokens(device: str, ours: int | str) -> int:
+    """The token budget of peers: the one that suits a CPU; on a GPU what ours is, or may grow to.
+
+    Args:
+        device: ``cpu`` or a CUDA device.
+        ours: What the job's engine sets, or ``auto``.
+    """
+    if device == "cpu":
+        return _CPU_BATCH_TOKENS
+    return MAX_CUDA_BATCH_TOKENS if isinstance(ours, str) else ours
 
 
 def _reads_first_token(head: HeadSpec) -> bool:

@@ -9,12 +9,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from distilbatch.bench.competitor import JOB, LIMIT, MODEL, TEXT
+from distilbatch.bench.competitor import JOB, LIMIT, MODEL
 from distilbatch.bench.documents import Lengths
 from distilbatch.bench.flops import floor_seconds, forward_flops
 from distilbatch.bench.machine import describe_machine, versions_of
 from distilbatch.bench.prepare import Prepared
-from distilbatch.bench.race import MEASURED, Pass, Standing
+from distilbatch.bench.race import Pass, Standing
+from distilbatch.bench.ratios import compare_layouts, compare_speed, ratio_by_round
 from distilbatch.bench.roster import OURS, PEER
 from distilbatch.bench.spread import spread
 from distilbatch.bench.stages import STAGES
@@ -24,8 +25,6 @@ _PACKAGES = (
     "torch", "transformers", "ray", "pyarrow", "tokenizers", "numpy", "onnx", "onnxruntime", "onnxscript", "openvino",
     "nncf", "ctranslate2", "sentence-transformers",
 )  # fmt: skip
-# What a scope of ours is compared with: our job, from file to file, does all that a peer's texts to labels does.
-_COMPARED = {MODEL: (MODEL,), JOB: (TEXT, JOB)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,13 +81,13 @@ def build_report(
             **asdict(contest),
         },
         "model": _model(prepared),
-        "data": {"source": prepared.source_name, **Lengths.of(lengths).to_dict()},
+        "data": {"source": prepared.source_name, **Lengths.of(lengths).to_dict(), "repeats_left_out": prepared.repeats},
         "reference": reference.entrant.name if reference else None,
         "limit": _limit(limit, flops, len(lengths)),
         "contestants": figures,
         "stages": {standing.entrant.name: _stages(standing) for standing in listed if STAGES in standing.passes},
         "overhead": {
-            standing.entrant.name: _ratio(standing.passes[MODEL], standing.passes[JOB], lambda m, j: 1 - m / j)
+            standing.entrant.name: ratio_by_round(standing.passes[MODEL], standing.passes[JOB], lambda m, j: 1 - m / j)
             for standing in listed
             if {MODEL, JOB} <= standing.passes.keys()
         },
@@ -207,46 +206,3 @@ def _limit(limit: Standing, flops: dict[str, float], documents: int) -> dict[str
 def _stages(standing: Standing) -> dict[str, Any]:
     job = standing.passes.get(JOB)
     return {**standing.passes[STAGES][-1].facts, "job_busy_s": job[-1].facts.get("busy_s", {}) if job else {}}
-
-
-def compare_speed(standings: Sequence[Standing]) -> list[dict[str, Any]]:
-    """Our speed over each peer's of the same precision, round by round; the fastest peer is marked."""
-    found = []
-    for ours in (standing for standing in standings if standing.entrant.kind == OURS):
-        for scope, others in _COMPARED.items():
-            rows: list[dict[str, Any]] = [
-                {
-                    "ours": ours.entrant.name,
-                    "peer": peer.entrant.name,
-                    "precision": ours.entrant.precision,
-                    "scope": scope,
-                    "peer_scope": other,
-                    "ratio": _ratio(ours.passes[scope], peer.passes[other], lambda mine, theirs: theirs / mine),
-                    "best_peer": False,
-                }
-                for peer in standings
-                if peer.entrant.kind == PEER and peer.entrant.precision == ours.entrant.precision
-                for other in others
-                if scope in ours.passes and other in peer.passes
-            ]
-            if rows:
-                min(rows, key=lambda row: float(row["ratio"]["median"]))["best_peer"] = True
-            found += rows
-    return found
-
-
-def compare_layouts(standings: Sequence[Standing]) -> list[dict[str, Any]]:
-    """Speed of one process for each thread over one process with all threads."""
-    by_name = {standing.entrant.name: standing for standing in standings if standing.status == MEASURED}
-    found = []
-    for name, standing in by_name.items():
-        team = by_name.get(f"{name}-processes")
-        if team is not None and MODEL in team.passes and MODEL in standing.passes:
-            ratio = _ratio(team.passes[MODEL], standing.passes[MODEL], lambda many, one: one / many)
-            found.append({"name": name, "processes": team.about["team"], "ratio": ratio})
-    return found
-
-
-def _ratio(mine: Sequence[Pass], theirs: Sequence[Pass], of: Any) -> dict[str, float] | None:  # noqa: ANN401
-    other = {item.round: item.seconds for item in theirs}
-    return spread([of(item.seconds, other[item.round]) for item in mine if item.round in other])

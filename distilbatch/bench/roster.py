@@ -62,9 +62,11 @@ def peers(device: str) -> tuple[Entrant, ...]:
     hub, onnx = ("transformers",), ("transformers", "onnx", "onnxscript", "onnxruntime")
     pipeline, ray = "huggingface:HuggingFacePipeline", "ray_data:RayDataPeer"
     sentences = "sentence_transformers:SentenceTransformersPeer"
+    # A card without bfloat16, as the T4, is used in float16 by its best user; on CPUs that is emulated.
+    formats = ("float32", "bfloat16") if device == "cpu" else ("float32", "bfloat16", "float16")
     found = [
         _fixed("huggingface-pipeline", pipeline, hub, TEXT_CLASSIFICATION),
-        *_family("huggingface", "huggingface:sorted_model", hub, both, ("float32", "bfloat16")),
+        *_family("huggingface", "huggingface:sorted_model", hub, both, formats),
         _fixed("ray-data", ray, hub, TEXT_CLASSIFICATION),
         _fixed("sentence-transformers", sentences, ("sentence_transformers",), FEATURE_EXTRACTION),
     ]

@@ -21,6 +21,7 @@ from distilbatch.bench.prepare import Prepared, prepare
 from distilbatch.bench.race import MEASURED, Race, Standing, Team
 from distilbatch.bench.report import Contest, build_report
 from distilbatch.bench.roster import OURS, Entrant, choose, ourselves, peers
+from distilbatch.bench.sizing import MIN_DOCUMENTS, affordable_documents
 from distilbatch.bench.stages import STAGES
 from distilbatch.bench.workload import Workload
 from distilbatch.inference.backends.operators import bfloat16_is_native
@@ -28,9 +29,7 @@ from distilbatch.inference.backends.operators import bfloat16_is_native
 LIMIT_ENTRANT = Entrant("limit", LIMIT, "", "distilbatch.bench.limit:Limit")
 REFERENCE_ENTRANT = Entrant("reference", "reference", "float32", "distilbatch.bench.reference:Reference")
 PRECISIONS = ("float32", "bfloat16", "int8")
-_MIN_DOCUMENTS, _MAX_DOCUMENTS = 32, 2000
 _LOAD_S = 15.0  # of a contestant, about
-_EFFICIENCY = 0.6  # of the matrix rate, about, padding included
 
 
 def run_bench(options: BenchOptions) -> dict[str, Any]:
@@ -107,11 +106,11 @@ def _start_teams(race: Race, prepared: Prepared, workload: Workload, lengths: ND
 def _affordable(limit: Standing, prepared: Prepared, entrants: Sequence[Entrant], options: BenchOptions) -> int:
     """How many documents everybody can compute in each round within the budget."""
     if not limit.passes:
-        return _MIN_DOCUMENTS
-    rate = max(limit.passes[LIMIT][0].facts["rates"]["float32"].values())
-    flops = sum(forward_flops(prepared.model_config, prepared.sample_lengths, first_only=False).values())
-    document_s = flops / len(prepared.sample_lengths) / (rate * _EFFICIENCY)
+        return MIN_DOCUMENTS
+    rates = {name: max(found.values()) for name, found in limit.passes[LIMIT][0].facts["rates"].items()}
+    lengths = prepared.candidates.lengths
+    flops = sum(forward_flops(prepared.model_config, lengths, first_only=False).values())
     known = [entrant for entrant in entrants if not entrant.missing() and not _unfit(entrant, prepared)]
     passes = sum(entrant.cost for entrant in known) * (options.rounds + 1)
     left = max(0.1 * options.budget_s, options.budget_s - _LOAD_S * len(known))
-    return int(min(_MAX_DOCUMENTS, max(_MIN_DOCUMENTS, left / (passes * document_s))))
+    return affordable_documents(rates, flops / len(lengths), passes=passes, budget_s=left, device=prepared.device)

@@ -70,7 +70,8 @@ def _setting(report: Mapping[str, Any]) -> Iterable[tuple[str, str]]:
     yield "threads", f"{settings['threads']}, torch {machine['torch']}"
     sizes = f"{model['layers']} layers, {model['dim']} x {model['hidden_dim']}, {model['heads']} heads"
     yield "model", f"{model['name']}: {sizes}; {model['task']}"
-    yield "documents", f"{data['documents']:,} of {data['source']}: {data['tokens']:,} tokens"
+    repeats = f"; {data['repeats_left_out']:,} with the tokens of another left out" if data["repeats_left_out"] else ""
+    yield "documents", f"{data['documents']:,} of {data['source']}: {data['tokens']:,} tokens{repeats}"
     yield "tokens each", f"mean {data['mean']:g}, median {data['median']:g}, p90 {data['p90']:g}, max {data['max']}"
     rounds = f"{settings['rounds']} of {settings['rounds_asked']} rounds" if _cut(settings) else f"{settings['rounds']}"
     yield "rounds", f"{rounds}, interleaved; {duration(settings['seconds'])} in all"
@@ -121,9 +122,17 @@ def _absent(report: Mapping[str, Any]) -> Iterable[RenderableType]:
 
 
 def _ratios(report: Mapping[str, Any]) -> Iterable[RenderableType]:
-    for row in report["ratios"]:
-        if row["best_peer"]:
-            yield f"{row['ours']} ({row['scope']}) / {row['peer']} ({row['peer_scope']}), the best peer: {_times(row)}"
+    if report["ratios"]:
+        table = new_table("ours / peer, speed", "scope", "ratio", "min", "max", "")
+        for row in report["ratios"]:
+            scopes = row["scope"] if row["scope"] == row["peer_scope"] else f"{row['scope']} / {row['peer_scope']}"
+            ratio = (f"{row['ratio'][name]:.2f}x" for name in ("median", "min", "max"))
+            remarks = ["best peer"] * row["best_peer"] + ["not shown"] * (not row["shown"])
+            table.add_row(cell(f"{row['ours']} / {row['peer']}"), scopes, *ratio, ", ".join(remarks))
+        yield table
+        if not all(row["shown"] for row in report["ratios"]):
+            yield "not shown: the range over the rounds holds 1, or there was one round"
+        yield ""
     for name, share in report["overhead"].items():
         yield f"{name}: the pipeline around the model takes {share['median']:.1%} of the job"
     for row in report["layout"]:
@@ -144,7 +153,7 @@ def _stages(report: Mapping[str, Any]) -> Iterable[RenderableType]:
 
 def _times(row: Mapping[str, Any]) -> str:
     ratio = row["ratio"]
-    return f"{ratio['median']:.2f}x ({ratio['min']:.2f} to {ratio['max']:.2f})"
+    return f"{ratio['median']:.2f}x ({ratio['min']:.2f} to {ratio['max']:.2f})" + ", not shown" * (not row["shown"])
 
 
 def _percent(share: float | None) -> str:

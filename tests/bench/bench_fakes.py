@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from distilbatch.bench.competitor import Competitor
+from distilbatch.bench.race import Pass, Standing
 from distilbatch.bench.roster import PEER, Entrant
 from distilbatch.bench.workload import Workload
 from distilbatch.errors import SetupError
@@ -61,6 +62,12 @@ class Scripted(Competitor):
 def scripted(name: str, act: str = "", *, precision: str = "float32", **changes: Any) -> Entrant:
     """An entrant of that kind."""
     return Entrant(name, PEER, precision, "bench_fakes:Scripted", {"name": name, "act": act}, **changes)
+
+
+def timed(entrant: Entrant, **seconds: list[float]) -> Standing:
+    """A standing with these passes, by scope."""
+    passes = {scope: [Pass(n, s, {}) for n, s in enumerate(found)] for scope, found in seconds.items()}
+    return Standing(entrant, passes=passes)
 
 
 def make_workload(folder: Path, **changes: Any) -> Workload:

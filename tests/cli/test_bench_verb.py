@@ -46,6 +46,7 @@ def test_a_job_is_measured_against_its_forward_and_the_limit_and_the_report_is_c
     assert (report["settings"]["rounds"], report["settings"]["rounds_asked"]) == (2, 2)
     assert report["data"] | {"source": ""} == {
         **{"source": "", "documents": 8, "tokens": 40, "mean": 5.0, "median": 5.0, "p90": 5.0, "max": 5},
+        "repeats_left_out": 37,  # 45 of 50 rows have text, of 8 kinds
     }
     assert (report["model"]["layers"], report["model"]["dim"], report["model"]["first_token_only"]) == (2, 32, True)
 
@@ -79,13 +80,27 @@ def test_a_job_is_measured_against_its_forward_and_the_limit_and_the_report_is_c
     assert len(bars) == 3  # the limit, the model, the job
 
 
-def test_a_table_without_a_config_is_measured_too_layouts_are_compared_and_a_table_is_shown(place, call):
+def test_a_table_without_a_config_is_raced_over_with_a_real_peer_and_in_two_layouts_and_tables_are_shown(place, call):
+    pytest.importorskip("transformers")
     ran = call(
-        *("bench", "--data", "source", "--text", "text", "--model", "model", "--layout"),
-        *("--documents", "20", "--rounds", "1", "--threads", "2", "--only", "ours-float32"),
+        *("bench", "--data", "source", "--text", "text", "--model", "model", "--layout", "--save", "report.json"),
+        *("--documents", "20", "--rounds", "1", "--threads", "2", "--only", "ours-float32,huggingface-float32"),
     )
     assert ran.code == 0, ran.err
+    report = json.loads((place.folder / "report.json").read_text())
+    measured = {(item["name"], item["scope"]): item for item in report["contestants"]}
+    assert {item["status"] for item in measured.values()} == {"measured"}
+    peer = measured["huggingface-float32", "model"]
+    assert peer["max_error"] < 1e-4
+    assert peer["agreement"] == 1.0
+    row = next(row for row in report["ratios"] if row["ours"] == "ours-float32")
+    assert (row["scope"], row["peer"], row["shown"]) == ("model", "huggingface-float32", False)
+    (ours,) = measured["ours-float32", "model"]["rounds_s"]
+    assert row["ratio"]["median"] == pytest.approx(peer["rounds_s"][0] / ours, rel=0.2)  # of rounded times
+
+    assert "best peer, not shown" in ran.out  # one round shows nothing
     assert "ours-float32: 2 processes of one thread / one process: " in ran.out
+    assert "), not shown\n" in ran.out
     assert "ours-float32: the pipeline around the model takes " in ran.out
     assert "tokens each  mean 5, median 5, p90 5, max 5" in " ".join(ran.out.split("\n"))
 
