@@ -33,6 +33,7 @@ from distilbatch.model.configuration import CONFIG_FILE, DistilBertConfig
 from distilbatch.model.convert import copy_tokenizer
 from distilbatch.model.modeling import DistilBertForSequenceClassification
 from distilbatch.tokenization import DocumentTokenizer
+from distilbatch.tokenization.options import TokenizerOptions
 
 PEER_BATCH_TOKENS = 2048  # on a CPU: for every library measured, fewer or more are slower
 _MAX_LENGTH = 512
@@ -82,7 +83,8 @@ class Prepared:
     @property
     def max_length(self) -> int:
         """Most tokens of its documents."""
-        return self.head.max_length or min(self.model_config.max_position_embeddings, _MAX_LENGTH)
+        options = TokenizerOptions.read(self.head.model)
+        return self.head.max_length or options.most_tokens(self.model_config.max_position_embeddings, _MAX_LENGTH)
 
     @property
     def tokenizer(self) -> DocumentTokenizer:
