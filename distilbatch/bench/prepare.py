@@ -34,6 +34,7 @@ from distilbatch.model.configuration import CONFIG_FILE, DistilBertConfig
 from distilbatch.model.convert import copy_tokenizer
 from distilbatch.model.modeling import DistilBertForSequenceClassification
 from distilbatch.tokenization import DocumentTokenizer
+from distilbatch.tokenization.options import TokenizerOptions
 
 _CPU_BATCH_TOKENS = 2048  # for every library measured, fewer or more are slower
 _MAX_LENGTH = 512
@@ -213,7 +214,7 @@ def prepare(options: BenchOptions, scratch: Path, *, threads: int) -> Prepared:
 
 def _max_length(head: HeadSpec) -> int:
     positions = DistilBertConfig.from_file(head.model / CONFIG_FILE).max_position_embeddings
-    return head.max_length or min(positions, _MAX_LENGTH)
+    return head.max_length or TokenizerOptions.read(head.model).most_tokens(positions, _MAX_LENGTH)
 
 
 def _mix(tokenizer: DocumentTokenizer, column: str, count: int, *, seed: int) -> Candidates:

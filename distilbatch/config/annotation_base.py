@@ -29,7 +29,8 @@ class AnnotationSection(Section):
         model: Folder of the checkpoint, or a hub id such as ``org/name``. A pipeline may leave it to the config's
             ``models``.
         revision: Branch, tag or commit of a hub id; None takes ``main``. Only a commit never moves.
-        max_length: Longest text in tokens, special tokens included; None takes the model's limit, at most 512.
+        max_length: Longest text in tokens, special tokens included; None takes the limit of the model or of its
+            tokenizer (``model_max_length``), at most 512.
         stride: Tokens that neighbouring text windows of a long document share; None reads its beginning only. Of
             two texts the main one is read in windows, beside the beginning of the other: at most half of the room,
             unless the main text needs less.

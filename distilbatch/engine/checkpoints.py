@@ -23,7 +23,7 @@ def check_head(head: HeadSpec) -> None:
             found="no such folder",
             remedy="give the folder, or make one with distilbatch convert or distilbatch demo; a hub id is org/name",
         )
-    refuse_other_head(head, DistilBertConfig.from_file(head.model / CONFIG_FILE).architectures)
+    refuse_other_head(head, DistilBertConfig.from_file(head.model / CONFIG_FILE).models)
 
 
 def refuse_other_head(head: HeadSpec, architectures: Sequence[str]) -> None:

@@ -27,10 +27,10 @@ from distilbatch.tasks.text_windows import needs_details
 from distilbatch.tasks.token_classification import TokenClassificationOptions, TokenClassificationTask, Vocabulary
 from distilbatch.tasks.zero_shot import ZeroShotClassificationOptions, ZeroShotClassificationTask
 from distilbatch.tokenization import DocumentTokenizer
+from distilbatch.tokenization.options import TokenizerOptions
 from distilbatch.tokenization.tokenizer import MIN_MAX_LENGTH
 
 DEFAULT_MAX_LENGTH = 512
-MASK_TOKEN = "[MASK]"
 QUESTION_ANSWERING = "question-answering"
 ZERO_SHOT = "zero-shot-classification"
 
@@ -70,15 +70,15 @@ def load_head(spec: HeadSpec) -> LoadedHead:
     refuse_other_head(spec, architectures_of(spec.model))
     model = ARCHITECTURES[TASK_HEADS[spec.task]].from_pretrained(spec.model)
     tokenizer = _tokenizer(spec, _max_length(spec, model))
-    _check_room(spec, tokenizer)
     task, readout, details = _BUILDERS[spec.task](spec, model, tokenizer)
+    _check_room(spec, tokenizer, task)
     return LoadedHead(spec, model, tokenizer, task, readout, details)
 
 
 def _max_length(spec: HeadSpec, model: PreTrainedModel) -> int:
     positions = model.config.max_position_embeddings
     default = MAX_LENGTH if spec.task == QUESTION_ANSWERING else DEFAULT_MAX_LENGTH
-    max_length = spec.max_length or min(positions, default)
+    max_length = spec.max_length or TokenizerOptions.read(spec.model).most_tokens(positions, default)
     if not MIN_MAX_LENGTH <= max_length <= positions:
         raise ConfigError(
             f"annotation {spec.name!r}: max_length",
@@ -90,16 +90,23 @@ def _max_length(spec: HeadSpec, model: PreTrainedModel) -> int:
 
 def _tokenizer(spec: HeadSpec, max_length: int) -> DocumentTokenizer:
     if spec.task != QUESTION_ANSWERING:
-        return DocumentTokenizer.from_folder(spec.model, max_length=max_length, stride=spec.stride)
+        return DocumentTokenizer.from_folder(
+            spec.model,
+            max_length=max_length,
+            stride=spec.stride,
+            whole_second=spec.task == ZERO_SHOT,  # what is left of a hypothesis may lack its label
+        )
     stride = min(max_length // 2, DOC_STRIDE) if spec.stride is None else spec.stride
     max_first = QuestionAnsweringOptions(**spec.options).max_question_len
     return DocumentTokenizer.from_folder(spec.model, max_length=max_length, stride=stride, max_first=max_first)
 
 
-def _check_room(spec: HeadSpec, tokenizer: DocumentTokenizer) -> None:
+def _check_room(spec: HeadSpec, tokenizer: DocumentTokenizer, task: Task) -> None:
     pairs = spec.task in {QUESTION_ANSWERING, ZERO_SHOT} or len(spec.columns) > 1
     try:
         tokenizer.check_room(pairs=pairs)
+        if isinstance(task, ZeroShotClassificationTask):
+            tokenizer.check_beside(task.hypotheses)
     except ConfigError as error:
         what = f"annotation {spec.name!r}: {error.what}"
         raise ConfigError(what, expected=error.expected, found=error.found, remedy=error.remedy) from error
@@ -131,14 +138,16 @@ def _question_answering(spec: HeadSpec, model: PreTrainedModel, tokenizer: Docum
 
 def _fill_mask(spec: HeadSpec, model: PreTrainedModel, tokenizer: DocumentTokenizer) -> Parts:
     options = FillMaskOptions(**spec.options)
-    mask_id = tokenizer.token_to_id(MASK_TOKEN)
-    if mask_id is None:
-        raise CheckpointError(f"{spec.model}: the vocabulary has no {MASK_TOKEN}", expected="a masked language model's")
+    mask = TokenizerOptions.read(spec.model).special.get("mask")
+    mask_id = None if mask is None else tokenizer.token_to_id(mask.content)
+    if mask is None or mask_id is None:
+        found = "none" if mask is None else f"no {mask.content}"
+        raise CheckpointError(f"{spec.model}: vocabulary", expected="a mask token", found=found)
     targets = tuple(dict.fromkeys(_target_id(spec, tokenizer, target) for target in options.targets or ()))
     readout = MaskScores(mask_id, options.top_k, targets)
     task = FillMaskTask(
         token_text=lambda token_id: tokenizer.join_tokens([tokenizer.id_to_token(token_id)]),
-        mask_token=MASK_TOKEN,
+        mask_token=mask.content,
         mask_token_id=mask_id,
         stride=spec.stride,
     )

@@ -42,7 +42,8 @@ class HeadSpec:
         columns: Source columns by role, such as ``(("text", "summary"),)``; the first is the main text, which decides
             whether a row is null or empty. The role ``choices`` may name one column of lists, or
             several columns.
-        max_length: Most tokens of a document; None takes what the model's positions allow, at most 512.
+        max_length: Most tokens of a document; None takes what the model's positions and its tokenizer's
+            ``model_max_length`` allow, at most 512.
         stride: Tokens that neighbouring windows of a long main text share; None reads its beginning only.
         options: The task's own options.
         hub: What to fetch where ``model`` is not there; None for a folder of the user's.

@@ -40,7 +40,7 @@ def architectures_of(folder: Path) -> tuple[str, ...]:
     Raises:
         CheckpointError: A file is missing, damaged or of another model.
     """
-    named = DistilBertConfig.from_file(folder / CONFIG_FILE).architectures
+    named = DistilBertConfig.from_file(folder / CONFIG_FILE).models
     if named:
         return named
     shapes = {name: entry.shape for name, entry in read_entries(folder).items()}
@@ -75,15 +75,14 @@ def load(
     source = locate(name, revision=revision, allow_pickle=allow_pickle, local_files_only=local_files_only)
     check_folder(source.folder)
     config = DistilBertConfig.from_file(source.folder / CONFIG_FILE)
-    cls = next((ARCHITECTURES[name] for name in config.architectures if name in ARCHITECTURES), None)
-    if cls is None:
+    if not config.models:
         raise CheckpointError(
             f"{source.folder / CONFIG_FILE}: architectures",
             expected=f"one of {', '.join(ARCHITECTURES)}",
             found=", ".join(config.architectures) or "nothing",
             remedy="load it through the class of the head it has",
         )
-    model = cls.from_pretrained(
+    model = ARCHITECTURES[config.models[0]].from_pretrained(
         source.folder, dtype=dtype, device=device, attn_implementation=attn_implementation, allow_pickle=allow_pickle
     )
     if model.origin is not None:

@@ -9,7 +9,7 @@ import pickle
 import struct
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,7 @@ from distilbatch.model.weight_files import WEIGHTS_FILE, choose_weights, is_inde
 ENCODER_PREFIX = "distilbert."
 
 _LEGACY_SUFFIXES = {".gamma": ".weight", ".beta": ".bias"}  # layer norms of checkpoints converted from TensorFlow
+_DTYPES = ("dtype", "torch_dtype")  # keys of config.json, of newer and older releases
 _IGNORED_SUFFIXES = (".position_ids",)  # a constant that older releases stored
 # A pickle is a program: one with a wrong byte fails in whatever way its wrong step does.
 _UNREADABLE = (
@@ -124,11 +125,19 @@ def save(folder: Path, config: DistilBertConfig, tensors: Mapping[str, Tensor]) 
     Raises:
         CheckpointError: The folder cannot be written.
     """
+    config = replace(config, extra=_with_dtype(config.extra, tensors))
     if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
         with new_folder(folder) as temporary:
             _write(temporary, config, tensors)
     else:
         _write(folder, config, tensors)
+
+
+def _with_dtype(extra: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> dict[str, Any]:
+    # The reference loads weights in the type that the config names, not in the one that they have.
+    dtypes = {str(tensor.dtype).removeprefix("torch.") for tensor in tensors.values() if tensor.is_floating_point()}
+    written = dtypes.pop() if len(dtypes) == 1 else None
+    return {key: written if key in _DTYPES else value for key, value in extra.items()}
 
 
 def _write(folder: Path, config: DistilBertConfig, tensors: Mapping[str, Tensor]) -> None:

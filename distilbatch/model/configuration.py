@@ -17,6 +17,15 @@ from distilbatch.model.files import read_json
 CONFIG_FILE = "config.json"
 MODEL_TYPE = "distilbert"
 
+ARCHITECTURE_NAMES = (
+    "DistilBertModel",
+    "DistilBertForSequenceClassification",
+    "DistilBertForTokenClassification",
+    "DistilBertForQuestionAnswering",
+    "DistilBertForMaskedLM",
+    "DistilBertForMultipleChoice",
+)
+
 # fmt: off
 ACTIVATIONS = (
     "gelu", "gelu_10", "gelu_accurate", "gelu_fast", "gelu_new", "gelu_python", "gelu_python_tanh",
@@ -146,6 +155,15 @@ class DistilBertConfig:
         """The C labels in order of their ids."""
         return tuple(self.id2label[i] for i in range(self.num_labels))
 
+    @property
+    def models(self) -> tuple[str, ...]:
+        """Those of ``architectures`` that there are, also under their names in TensorFlow and Flax.
+
+        Other names say nothing: whoever trains a class of their own saves its name, with the same tensors.
+        """
+        bare = [str(name).removeprefix("TF").removeprefix("Flax") for name in self.architectures]
+        return tuple(name for name in bare if name in ARCHITECTURE_NAMES)
+
     def with_labels(self, labels: tuple[str, ...]) -> DistilBertConfig:
         """Return a copy whose C classes are named ``labels``."""
         return replace(self, id2label=dict(enumerate(labels)), label2id={})
@@ -176,6 +194,8 @@ class DistilBertConfig:
         for name in ("id2label", "label2id", "architectures", "num_labels", *_FLAGS):
             if name in known and known[name] is None:  # written by older releases for "not set"
                 del known[name]
+        if isinstance(one := known.get("architectures"), str):
+            known["architectures"] = (one,)
         extra.pop("model_type", None)
         return cls(**known, extra=extra)
 

@@ -5,6 +5,7 @@ Every folder is written beside its final place, loaded once as a check, and then
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 from collections.abc import Mapping, Sequence
@@ -25,10 +26,11 @@ from distilbatch.model.checkpoint import (
     save,
 )
 from distilbatch.model.configuration import CONFIG_FILE, DistilBertConfig
-from distilbatch.model.files import TOKENIZER_FILES, new_folder, read_json
+from distilbatch.model.files import TOKENIZER_CONFIG_FILE, TOKENIZER_FILES, new_folder, read_json
 from distilbatch.model.layers import LAYER_NORM_EPS
 from distilbatch.model.modeling import DistilBertForSequenceClassification, DistilBertModel
 
+_BERT_TOKENIZERS = ("BertTokenizer", "BertTokenizerFast")
 _POSITIONS = "embeddings.position_embeddings.weight"
 _TOKEN_TYPES = "embeddings.token_type_embeddings.weight"
 _DROPPED = ("pooler.", "cls.", "classifier.", "qa_outputs.")
@@ -107,6 +109,7 @@ def convert_bert(source: Path, target: Path, *, labels: Sequence[str] = ()) -> C
         tensors[_POSITIONS] = tensors[_POSITIONS] + types[0]
         save(folder, replace(config, architectures=(DistilBertModel.__name__,)), tensors)
         copy_tokenizer(source, folder)
+        _rename_tokenizer(folder / TOKENIZER_CONFIG_FILE)
         DistilBertModel.from_pretrained(folder)
     notes = []
     if any(name.startswith("classifier.") for name in dropped):
@@ -160,6 +163,17 @@ def copy_tokenizer(source: Path, target: Path) -> None:
                 shutil.copyfile(source / name, target / name)
             except OSError as exc:
                 raise CheckpointError(f"{source / name}: cannot be copied to {target}", found=str(exc)) from exc
+
+
+def _rename_tokenizer(path: Path) -> None:
+    # BERT's class gives token types, which DistilBERT's forward refuses in the reference before version 5.
+    if not path.is_file():
+        return
+    values = read_json(path)
+    if values.get("tokenizer_class") in _BERT_TOKENIZERS:
+        values["tokenizer_class"] = "DistilBertTokenizer"
+    values["model_input_names"] = ["input_ids", "attention_mask"]
+    path.write_text(json.dumps(values, indent=2, sort_keys=True, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def _translate_config(source: Path, labels: Sequence[str]) -> DistilBertConfig:

@@ -20,6 +20,9 @@ from distilbatch.model.packed import Layout, PackedTokens, Rows
 from distilbatch.model.padded import Encoded, PaddedInputs, lay_out
 from distilbatch.model.resize import resize_embedding
 
+DECODER = "vocab_projector.weight"
+"""The masked-LM decoder, which may be the word embedding."""
+
 ATTENTION: dict[str, Attention] = {"eager": eager_attention, "sdpa": sdpa_attention, "packed": sdpa_attention}
 """How ``(B, S)`` inputs run: ``eager`` and ``sdpa`` keep all B * S tokens, ``packed`` drops the masked ones first."""
 
@@ -98,10 +101,14 @@ class PreTrainedModel(nn.Module):
 
     def save_pretrained(self, folder: Path | str) -> None:
         """Write ``config.json`` and ``model.safetensors``, which the reference reads back."""
-        config = replace(self.config, architectures=(type(self).__name__,))
-        tied = {"vocab_projector.weight"} if config.tie_word_embeddings else set()
-        tensors = {name: tensor for name, tensor in self.state_dict().items() if name not in tied}
-        checkpoint.save(Path(folder), config, tensors)
+        config = replace(self.saved_config(), architectures=(type(self).__name__,))
+        # One tensor under two names, which a file cannot hold.
+        shared = {DECODER} if config.tie_word_embeddings else set()
+        checkpoint.save(Path(folder), config, {k: v for k, v in self.state_dict().items() if k not in shared})
+
+    def saved_config(self) -> DistilBertConfig:
+        """The config as it is to be written: what the weights have become wins over what was configured."""
+        return self.config
 
     def get_input_embeddings(self) -> nn.Embedding:
         """Return the word embedding."""
@@ -228,7 +235,8 @@ class DistilBertModel(PreTrainedModel):
             inputs_embeds: ``(B, S, H)`` word vectors.
             position_ids: ``(B, S)`` or ``(1, S)``; 0 to S-1 without it, whatever is masked.
             output_hidden_states: Also return every block's output.
-            output_attentions: Also return the attention weights; with ``eager`` attention only.
+            output_attentions: Also return the attention weights; with ``eager`` attention only, and without the
+                argument only there, whatever the config says.
             return_dict: False for a tuple.
 
         Returns:
@@ -262,11 +270,12 @@ class DistilBertModel(PreTrainedModel):
             first_only: Only the first token's state of each document is needed.
             needed: ``(B, S)`` bool, places whose state is used although they may be masked.
             output_hidden_states: Collect every block's output; the config decides where None.
-            output_attentions: Collect the attention weights; the config decides where None.
+            output_attentions: Collect the attention weights; the config decides where None, with ``eager`` attention.
         """
         want_hidden = self.config.output_hidden_states if output_hidden_states is None else output_hidden_states
-        want_weights = self.config.output_attentions if output_attentions is None else output_attentions
-        if want_weights and self.attn_implementation != "eager":
+        eager = self.attn_implementation == "eager"
+        want_weights = (self.config.output_attentions and eager) if output_attentions is None else output_attentions
+        if want_weights and not eager:
             raise ConfigError(
                 "output_attentions",
                 expected="attn_implementation eager",

@@ -13,10 +13,11 @@ from typing import Any
 
 from distilbatch.errors import CheckpointError, ConfigError
 
+TOKENIZER_CONFIG_FILE = "tokenizer_config.json"
 TOKENIZER_FILES = (
     "tokenizer.json",
     "vocab.txt",
-    "tokenizer_config.json",
+    TOKENIZER_CONFIG_FILE,
     "special_tokens_map.json",
     "added_tokens.json",
 )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -64,12 +64,13 @@ def load(
             names them all. Nothing of the config's size is allocated before the shapes have been compared.
     """
     checkpoint = read_checkpoint(source.folder, allow_pickle=allow_pickle)
-    with torch.device("meta"):
-        model = build(checkpoint.config)
-    wanted = dict(model.named_parameters()) | dict(model.named_buffers())  # a tied weight only under its first name
-    misfit = _Misfit(checkpoint.config.num_labels)
+    config = checkpoint.config
+    misfit = _Misfit(config.num_labels)
     entries, outside = _align(checkpoint.entries, prefix, misfit)
-    _settle_ties(entries, model, wanted, misfit)
+    model, wanted = _sketch(build, config)
+    if not _settle_ties(entries, model, wanted):
+        config = replace(config, tie_word_embeddings=False)
+        model, wanted = _sketch(build, config)
     new, unused = set(wanted) - set(entries), set(entries) - set(wanted)
     # An encoder leaves every head alone; a model with a head does so on request only, for its own may be misspelt.
     misfit.missing += [name for name in new if not new_head or name.startswith(prefix)]
@@ -77,7 +78,7 @@ def load(
     tensors = {name: _read(name, entries[name], wanted[name], dtype, misfit) for name in wanted if name in entries}
     misfit.check(source.folder, type_name=type(model).__name__, prefix=prefix)
     if new:
-        model = build(checkpoint.config).to(dtype)
+        model = build(config).to(dtype)
         model.load_state_dict(tensors, strict=False)
         model = model.to(device)
     else:
@@ -95,7 +96,6 @@ class _Misfit:
     shapes: list[str] = field(default_factory=list)
     dtypes: list[str] = field(default_factory=list)
     not_finite: list[str] = field(default_factory=list)
-    untied: list[str] = field(default_factory=list)
     num_classes: int = 0  # of the checkpoint's classifier, where it was trained for other labels
 
     def check(self, folder: Path, *, type_name: str, prefix: str) -> None:
@@ -105,7 +105,6 @@ class _Misfit:
             "of another shape": self.shapes,
             "not floating point": self.dtypes,
             "with NaN or infinity": self.not_finite,
-            "tied by the config but different": self.untied,
         }
         found = ", and ".join(f"{len(names)} {kind}: {shown(names)}" for kind, names in kinds.items() if names)
         if not found:
@@ -115,7 +114,7 @@ class _Misfit:
         )
 
     def _remedy(self, prefix: str) -> str:
-        others = (self.missing, self.unexpected, self.dtypes, self.not_finite, self.untied)
+        others = (self.missing, self.unexpected, self.dtypes, self.not_finite)
         if self.num_classes and not any(others) and all(shape.startswith(_CLASSIFIER) for shape in self.shapes):
             return (
                 f"the head was trained for {self.num_classes} classes and config.json names {self.num_labels}: correct "
@@ -126,7 +125,7 @@ class _Misfit:
                 "this checkpoint has no such head: choose one that was trained for the task, or start a new head "
                 "with new_head=True"
             )
-        damaged = self.missing or self.shapes or self.dtypes or self.not_finite or self.untied
+        damaged = self.missing or self.shapes or self.dtypes or self.not_finite
         if prefix and not damaged and not any(name.startswith(prefix) for name in self.unexpected):
             return (
                 "DistilBERT computes nothing with them: load the checkpoint through the class it was saved from, or "
@@ -156,17 +155,26 @@ def _align(entries: Mapping[str, Entry], prefix: str, misfit: _Misfit) -> tuple[
     return aligned, outside
 
 
-def _settle_ties(entries: dict[str, Entry], model: nn.Module, wanted: Mapping[str, Tensor], misfit: _Misfit) -> None:
-    # A tied weight may be stored under either name, or under both if they are equal.
+def _sketch(
+    build: Callable[[DistilBertConfig], Model], config: DistilBertConfig
+) -> tuple[Model, Mapping[str, nn.Parameter | Tensor]]:
+    # A model without memory, and what is to be read for it: a tied weight only under its first name.
+    with torch.device("meta"):
+        model = build(config)
+    return model, dict(model.named_parameters()) | dict(model.named_buffers())
+
+
+def _settle_ties(entries: dict[str, Entry], model: nn.Module, wanted: Mapping[str, Tensor]) -> bool:
+    # A tied weight may be stored under either name, or under both if they are equal. If they are not, the config is
+    # wrong about it, and the two are read as they are; so does the reference from version 5 on.
     for name, tensor in model.state_dict(keep_vars=True).items():
         if name in wanted or name not in entries:
             continue
         first = next(other for other in wanted if wanted[other] is tensor)
-        entry = entries.pop(name)
-        if first not in entries:
-            entries[first] = entry
-        elif not torch.equal(entry.read(), entries[first].read()):
-            misfit.untied.append(f"{name} and {first}")
+        if first in entries and not torch.equal(entries[name].read(), entries[first].read()):
+            return False
+        entries.setdefault(first, entries.pop(name))
+    return True
 
 
 def _read(name: str, entry: Entry, wanted: Tensor, dtype: torch.dtype, misfit: _Misfit) -> Tensor:

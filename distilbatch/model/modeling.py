@@ -5,6 +5,8 @@ Every head has ``forward`` for ``(B, S)`` inputs, with the reference's arguments
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 - torch's own name for it
@@ -70,7 +72,8 @@ class DistilBertForSequenceClassification(PreTrainedModel):
         """Classify padded documents; the arguments are those of ``DistilBertModel.forward`` and ``labels``.
 
         These are ``(B,)`` class ids, ``(B,)`` or ``(B, C)`` targets of a regression, or ``(B, C)`` floats for several
-        labels at once: see ``sequence_loss``.
+        labels at once: see ``sequence_loss``. What the first ones are decides about ``config.problem_type`` where that
+        is None, as in the reference.
         """
         encoded = self.distilbert.encode_padded(
             PaddedInputs(input_ids, attention_mask, inputs_embeds, position_ids),
@@ -79,8 +82,13 @@ class DistilBertForSequenceClassification(PreTrainedModel):
             output_attentions=output_attentions,
         )
         logits = self.head(encoded.states)
-        loss = None if labels is None else sequence_loss(logits, labels, problem_type=self.config.problem_type)
+        loss = None if labels is None else self._loss(logits, labels)
         return self.reply(LogitsOutput(loss, logits, encoded.hidden_states, encoded.attentions), return_dict)
+
+    def _loss(self, logits: Tensor, labels: Tensor) -> Tensor:
+        if self.config.problem_type is None:  # noted, because it says what makes scores of the logits
+            self._set_config(replace(self.config, problem_type=_problem_type(logits, labels)))
+        return sequence_loss(logits, labels, problem_type=self.config.problem_type)
 
 
 class DistilBertForMultipleChoice(PreTrainedModel):
@@ -213,6 +221,11 @@ class DistilBertForMaskedLM(PreTrainedModel):
         """Replace the decoder; its weight is not shared with the word embedding until ``tie_weights``."""
         self.vocab_projector = decoder
 
+    @override
+    def saved_config(self) -> DistilBertConfig:
+        shared = self.vocab_projector.weight is self.get_input_embeddings().weight
+        return replace(self.config, tie_word_embeddings=shared)
+
     def head(self, states: Tensor) -> Tensor:
         """Map token states ``(Q, H)`` to logits ``(Q, vocab_size)``."""
         logits: Tensor = self.vocab_projector(self.vocab_layer_norm(self.activation(self.vocab_transform(states))))
@@ -318,11 +331,7 @@ def sequence_loss(logits: Tensor, labels: Tensor, *, problem_type: str | None) -
             ignored) or ``multi_label_classification`` (binary cross entropy). None infers it: one class is a
             regression, integer labels are a single-label and float labels a multi-label classification.
     """
-    if problem_type is None:
-        if logits.shape[1] == 1:
-            problem_type = "regression"
-        else:
-            problem_type = f"{'multi' if labels.is_floating_point() else 'single'}_label_classification"
+    problem_type = problem_type or _problem_type(logits, labels)
     if problem_type == "regression":
         if logits.shape[1] == 1:
             return F.mse_loss(logits.squeeze(), labels.squeeze())
@@ -330,6 +339,12 @@ def sequence_loss(logits: Tensor, labels: Tensor, *, problem_type: str | None) -
     if problem_type == "single_label_classification":
         return F.cross_entropy(logits, labels.flatten())
     return F.binary_cross_entropy_with_logits(logits, labels)
+
+
+def _problem_type(logits: Tensor, labels: Tensor) -> str:
+    if logits.shape[1] == 1:
+        return "regression"
+    return f"{'multi' if labels.is_floating_point() else 'single'}_label_classification"
 
 
 def _token_loss(logits: Tensor, labels: Tensor) -> Tensor:

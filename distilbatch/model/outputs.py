@@ -11,6 +11,9 @@ from torch import Tensor
 class ModelOutput:
     """Fields by name (``out.logits``, ``out["logits"]``), by place among the set ones (``out[0]``), or as a tuple.
 
+    ``in``, ``keys``, ``items`` and ``get`` are those of a mapping of the fields that are set, so that ``dict(out)``
+    works; iteration gives the fields themselves.
+
     All subclasses end in ``hidden_states``, ``n_layers + 1`` tensors ``(B, S, H)`` (the embeddings, then each
     block's output), and ``attentions``, ``n_layers`` tensors ``(B, n_heads, S, S)`` after dropout.
     """
@@ -29,6 +32,22 @@ class ModelOutput:
     def __len__(self) -> int:
         """Fields that are set."""
         return len(self.to_tuple())
+
+    def __contains__(self, key: object) -> bool:
+        """Whether the field of that name is set."""
+        return key in self.keys()
+
+    def keys(self) -> list[str]:
+        """Return the names of the fields that are set, in order."""
+        return [name for name, value in vars(self).items() if value is not None]
+
+    def items(self) -> list[tuple[str, Any]]:
+        """Return the fields that are set, by name."""
+        return list(zip(self.keys(), self.to_tuple(), strict=True))
+
+    def get(self, key: str, default: Any = None) -> Any:  # noqa: ANN401 - as in __getitem__
+        """Return a field by name, or ``default`` where it is not set."""
+        return self[key] if key in self.keys() else default
 
 
 @dataclass

@@ -68,7 +68,9 @@ def merge_windows(output: HeadOutput, asked: Asked, *, stride: int | None) -> Do
     before, after = seen[tokens.cu_seqlens[:-1]], seen[tokens.cu_seqlens[1:]]
     sizes = after - before  # (N,) text tokens of each window
     first_window = np.arange(len(tokens)) - tokens.windows
-    shift = tokens.windows * (sizes[first_window] - (stride or 0))  # every window but the last is full
+    ends = np.cumsum(sizes - (stride or 0))
+    starts = np.append(0, ends[:-1]) if len(ends) else ends
+    shift = starts - starts[first_window]  # windows are in reading order, and only those at an end may be short
 
     kept = is_text[output.positions]
     positions = output.positions[kept]

@@ -59,6 +59,9 @@ class ZeroShotClassificationTask(Task):
         labels: C class names of the inference head; one begins with "entail".
         options: The user's choices.
 
+    Attributes:
+        hypotheses: What is read beside each text, one for each candidate label.
+
     Raises:
         ConfigError: The head has no entailment class, or the reduction is unknown.
     """
@@ -67,6 +70,7 @@ class ZeroShotClassificationTask(Task):
         check_choice("reduction", options.reduction, REDUCTIONS)
         self._options = options
         self._names = pa.array(list(options.candidate_labels), pa.string())
+        self.hypotheses = [options.hypothesis_template.replace("{}", label) for label in options.candidate_labels]
         found = [index for index, label in enumerate(labels) if label.lower().startswith(ENTAILMENT)]
         if not found:
             raise ConfigError(
@@ -93,8 +97,7 @@ class ZeroShotClassificationTask(Task):
 
     @override
     def sequences(self, inputs: Inputs) -> Sequences:
-        template = self._options.hypothesis_template
-        hypotheses = [template.replace("{}", label) for label in self._options.candidate_labels]
+        hypotheses = self.hypotheses
         texts = [(row, str(text)) for row, text in enumerate(inputs["text"]) if text is not None]
         return Sequences(
             first=[text for _, text in texts for _ in hypotheses],

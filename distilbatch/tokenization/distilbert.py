@@ -5,29 +5,26 @@ For notebooks and for tasks that need pairs or offsets; whole tables of single t
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import overload
 
 import numpy as np
-from numpy.typing import NDArray
 from tokenizers import Tokenizer
 from typing_extensions import Self
 
-from distilbatch.errors import CheckpointError, ConfigError
-from distilbatch.tokenization.arguments import Texts, as_groups, chosen
+from distilbatch.errors import ConfigError
+from distilbatch.tokenization.arguments import Pairs, Texts, as_groups, chosen
 from distilbatch.tokenization.encoding import Encoding, Tokens, assemble
 from distilbatch.tokenization.options import TokenizerOptions
 from distilbatch.tokenization.tokenizer import Template, load_tokenizer, save_tokenizer
+from distilbatch.tokenization.vocabulary import VocabularyLookup
 from distilbatch.tokenization.windows import SIDES, STRATEGIES, kept_lengths, text_windows
 
 PADDINGS = ("longest", "max_length")
 
-# What decoding closes up when asked to clean up, in this order.
-_CLEAN_UP = (" .", " ?", " !", " ,", " ' ", " n't", " 'm", " 's", " 've", " 're")
 
-
-class DistilBertTokenizer:
+class DistilBertTokenizer(VocabularyLookup):
     """The WordPiece tokenizer of a DistilBERT checkpoint. Threads may share it.
 
     Args:
@@ -35,8 +32,6 @@ class DistilBertTokenizer:
         options: Those of its folder.
 
     Attributes:
-        unk_token_id, cls_token_id, sep_token_id: Ids of special tokens.
-        pad_token_id, mask_token_id: Ids of those that a vocabulary may lack; then None.
         max_length: Most tokens of an encoding, if the checkpoint says so (``model_max_length``).
 
     Raises:
@@ -44,14 +39,8 @@ class DistilBertTokenizer:
     """
 
     def __init__(self, tokenizer: Tokenizer, options: TokenizerOptions) -> None:
-        self._tokenizer = tokenizer
-        self._options = options
+        super().__init__(tokenizer, options)
         self._templates = {1: Template.of(tokenizer, pair=False), 2: Template.of(tokenizer, pair=True)}
-        self.unk_token_id = self._required("unk")
-        self.cls_token_id = self._required("cls")
-        self.sep_token_id = self._required("sep")
-        self.pad_token_id = self._special_id("pad")
-        self.mask_token_id = self._special_id("mask")
         self.max_length = options.max_length
 
     @classmethod
@@ -91,7 +80,7 @@ class DistilBertTokenizer:
     @overload
     def __call__(
         self,
-        text: Texts,
+        text: Texts | Pairs,
         text_pair: Texts | None = None,
         *,
         truncation: bool | str = False,
@@ -103,7 +92,7 @@ class DistilBertTokenizer:
 
     def __call__(
         self,
-        text: str | Texts,
+        text: str | Texts | Pairs,
         text_pair: str | Texts | None = None,
         *,
         truncation: bool | str = False,
@@ -115,24 +104,26 @@ class DistilBertTokenizer:
         """Encode a text or a pair as ``[CLS] text [SEP]`` or ``[CLS] text [SEP] pair [SEP]``, or many of them.
 
         Args:
-            text: One text, or B texts.
-            text_pair: What stands behind it, as many as there are texts.
-            truncation: False, or how to cut what is longer than ``max_length``: True or ``longest_first``,
-                ``only_first``, ``only_second``.
+            text: One text, B texts, or B pairs of them.
+            text_pair: What stands behind it, as many as there are texts; None for pairs.
+            truncation: False or ``do_not_truncate``, or how to cut what is longer than ``max_length``: True or
+                ``longest_first``, ``only_first``, ``only_second``.
             truncation_side: Which end is cut off, right or left; the checkpoint's without it.
             max_length: Most tokens, special tokens included; the checkpoint's ``model_max_length`` without it.
-            padding: False, True or ``longest`` of the call, or ``max_length``.
+                Nothing is cut unless ``truncation`` says so; the reference cuts, with a warning, when it is given
+                ``max_length`` alone.
+            padding: False or ``do_not_pad``, True or ``longest`` of the call, or ``max_length``.
             return_offsets: Whether to return where each token stands in its text.
 
         Returns:
             One encoding, or B in the order of the texts.
 
         Raises:
-            ConfigError: The options do not fit together.
+            ConfigError: The options do not fit together, or a text is neither a string nor a pair of them.
             RowError: ``only_first`` or ``only_second`` would leave nothing of the text that it cuts.
         """
         groups = as_groups(text, text_pair)
-        strategy = chosen(truncation, STRATEGIES, "truncation")
+        strategy = chosen(truncation, STRATEGIES, "truncation", none="do_not_truncate")
         _check_second(strategy, groups)
         side = chosen(truncation_side or self._options.truncation_side, SIDES, "truncation_side")
         room = self._room(max_length, len(groups)) if strategy else None
@@ -142,12 +133,12 @@ class DistilBertTokenizer:
             keep = lengths if room is None else kept_lengths(lengths, room=room, strategy=strategy, text=index)
             parts = [part.kept(length, side=side) for part, length in zip(tokens, keep, strict=True)]
             encodings.append(assemble(self._templates[len(groups)], parts, text=index, truncated=keep != lengths))
-        encodings = self._padded(encodings, chosen(padding, PADDINGS, "padding"), max_length)
+        encodings = self._padded(encodings, chosen(padding, PADDINGS, "padding", none="do_not_pad"), max_length)
         return encodings[0] if isinstance(text, str) else encodings
 
     def windows(
         self,
-        texts: Texts,
+        texts: Texts | Pairs,
         text_pairs: Texts | None = None,
         *,
         max_length: int | None = None,
@@ -159,8 +150,8 @@ class DistilBertTokenizer:
         """Encode B long texts as overlapping text windows, none of their tokens left out.
 
         Args:
-            texts: B texts.
-            text_pairs: B second texts.
+            texts: B texts, or B pairs of them.
+            text_pairs: B second texts; None for pairs.
             max_length: Most tokens of a window, special tokens included.
             stride: Tokens of the text that a window shares with the one before it.
             truncation: Which text is cut into windows, ``only_first`` or ``only_second``; the other is whole in
@@ -190,67 +181,6 @@ class DistilBertTokenizer:
             ]
             template, others = self._templates[len(groups)], len(ranges) > 1
             found.append([assemble(template, piece, text=index, truncated=others) for piece in pieces])
-        return found
-
-    def decode(
-        self,
-        ids: Sequence[int] | NDArray[np.integer],
-        *,
-        skip_special_tokens: bool = False,
-        clean_up_tokenization_spaces: bool | None = None,
-    ) -> str:
-        """Turn token ids back into a text.
-
-        Args:
-            ids: Token ids.
-            skip_special_tokens: Whether to leave out special tokens.
-            clean_up_tokenization_spaces: Whether to take out the blanks that the decoder left before punctuation;
-                as the checkpoint says without it.
-        """
-        text: str = self._tokenizer.decode([int(index) for index in ids], skip_special_tokens=skip_special_tokens)
-        wanted = self._options.clean_up_spaces if clean_up_tokenization_spaces is None else clean_up_tokenization_spaces
-        for blank in _CLEAN_UP if wanted else ():
-            text = text.replace(blank, blank.strip())
-        return text
-
-    def tokenize(self, text: str) -> list[str]:
-        """Return the tokens of a text, without special tokens around it."""
-        tokens: list[str] = self._tokenizer.encode(text, add_special_tokens=False).tokens
-        return tokens
-
-    def convert_ids_to_tokens(self, ids: Sequence[int] | NDArray[np.integer]) -> list[str | None]:
-        """Return the token of each id; None where there is none."""
-        return [self._tokenizer.id_to_token(int(index)) for index in ids]
-
-    def convert_tokens_to_ids(self, tokens: Sequence[str]) -> list[int]:
-        """Return the id of each token; that of [UNK] where it is not in the vocabulary."""
-        found = [self._tokenizer.token_to_id(token) for token in tokens]
-        return [self.unk_token_id if index is None else index for index in found]
-
-    @property
-    def vocab_size(self) -> int:
-        """Entries of the vocabulary, without added tokens."""
-        size: int = self._tokenizer.get_vocab_size(with_added_tokens=False)
-        return size
-
-    def __len__(self) -> int:
-        """Entries of the vocabulary and added tokens."""
-        size: int = self._tokenizer.get_vocab_size(with_added_tokens=True)
-        return size
-
-    def get_vocab(self) -> dict[str, int]:
-        """Return the id of every token, added tokens included."""
-        vocab: dict[str, int] = self._tokenizer.get_vocab(with_added_tokens=True)
-        return vocab
-
-    def _special_id(self, role: str) -> int | None:
-        token = self._options.special.get(role)
-        return None if token is None else self._tokenizer.token_to_id(token.content)
-
-    def _required(self, role: str) -> int:
-        found = self._special_id(role)
-        if found is None:
-            raise CheckpointError("the tokenizer lacks a token", expected=self._options.special[role].content)
         return found
 
     def _tokenize(self, groups: list[list[str]], *, with_offsets: bool) -> Iterator[list[Tokens]]:

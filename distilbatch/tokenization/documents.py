@@ -12,7 +12,16 @@ from typing_extensions import Self
 
 from distilbatch.errors import CheckpointError, ConfigError
 from distilbatch.records import TokenBatch
-from distilbatch.tokenization.encode import BatchBuilder, Cut, cut_pair, cut_question, cut_single, longest_stride
+from distilbatch.tokenization.encode import (
+    BatchBuilder,
+    Cut,
+    cut_pair,
+    cut_question,
+    cut_single,
+    longest_stride,
+    most_beside,
+)
+from distilbatch.tokenization.options import TokenizerOptions
 from distilbatch.tokenization.tokenizer import Template, load_tokenizer
 
 
@@ -25,13 +34,22 @@ class DocumentTokenizer:
         stride: Tokens that neighbouring text windows share; None reads the beginning of a long text only.
         max_first: Most tokens of the first text of a pair, a question, whose second text is then the main one: the
             one that windows go over. Without it the first text is the main one.
+        whole_second: Whether the second text of a pair is never cut; see :meth:`check_beside`.
+        side: Which end of a text is cut off: right or left.
 
     Raises:
         CheckpointError: ``max_length`` leaves no room for a token.
     """
 
     def __init__(
-        self, tokenizer: Tokenizer, *, max_length: int, stride: int | None = None, max_first: int | None = None
+        self,
+        tokenizer: Tokenizer,
+        *,
+        max_length: int,
+        stride: int | None = None,
+        max_first: int | None = None,
+        whole_second: bool = False,
+        side: str = "right",
     ) -> None:
         tokenizer.no_padding()
         tokenizer.no_truncation()
@@ -39,6 +57,8 @@ class DocumentTokenizer:
         self.max_length = max_length
         self._stride = stride
         self._max_first = max_first
+        self._whole_second = whole_second
+        self._side = side
         self._frames = {pair: Template.of(tokenizer, pair=pair) for pair in (False, True)}
         if max_length < self._frames[False].num_tokens + 1:
             raise CheckpointError(
@@ -49,14 +69,28 @@ class DocumentTokenizer:
 
     @classmethod
     def from_folder(
-        cls, folder: Path, *, max_length: int, stride: int | None = None, max_first: int | None = None
+        cls,
+        folder: Path,
+        *,
+        max_length: int,
+        stride: int | None = None,
+        max_first: int | None = None,
+        whole_second: bool = False,
     ) -> Self:
-        """Read the tokenizer of a checkpoint folder; see ``load_tokenizer``.
+        """Read the tokenizer of a checkpoint folder, see ``load_tokenizer``, and which end of texts it cuts off.
 
         Raises:
             CheckpointError: There is none, or it cannot be read.
         """
-        return cls(load_tokenizer(folder), max_length=max_length, stride=stride, max_first=max_first)
+        options = TokenizerOptions.read(folder)
+        return cls(
+            load_tokenizer(folder, options=options),
+            max_length=max_length,
+            stride=stride,
+            max_first=max_first,
+            whole_second=whole_second,
+            side=options.truncation_side,
+        )
 
     def check_room(self, *, pairs: bool) -> None:
         """Refuse settings that cannot work, whatever the texts.
@@ -73,6 +107,22 @@ class DocumentTokenizer:
                 "max_length is too small", expected=f"at least {least} for two texts", found=str(self.max_length)
             )
         self._check_stride(pairs)
+
+    def check_beside(self, texts: Sequence[str]) -> None:
+        """Refuse second texts that are never cut and leave no room for the first, whatever that is.
+
+        Raises:
+            ConfigError: One of ``texts`` does.
+        """
+        most = most_beside(self.max_length - self._frames[True].num_tokens, self._stride)
+        for text, encoding in self._encodings(texts, details=False).items():
+            if len(encoding) > most:
+                raise ConfigError(
+                    f"{text[:60]!r} leaves no room for the text beside it",
+                    expected=f"at most {most} tokens for a max_length of {self.max_length}",
+                    found=str(len(encoding)),
+                    remedy="shorten it, lower the stride or raise max_length",
+                )
 
     def _check_stride(self, pairs: bool) -> None:
         room = self.max_length - self._frames[pairs].num_tokens
@@ -154,6 +204,7 @@ class DocumentTokenizer:
 
         Raises:
             ConfigError: The stride is too large; :meth:`check_room` tells beforehand.
+            RowError: A second text that is never cut leaves no room; :meth:`check_beside` tells beforehand.
         """
         pairs = second is not None
         self._check_stride(pairs)
@@ -163,7 +214,7 @@ class DocumentTokenizer:
         if second is None:
             for sequence, text in enumerate(first):
                 if length := len(encodings[text]):
-                    builder.add(sequence, [encodings[text]], cut_single(length, room, self._stride))
+                    builder.add(sequence, [encodings[text]], cut_single(length, room, self._stride, side=self._side))
                 else:
                     builder.leave_out(sequence)
             return builder.build()
@@ -177,9 +228,10 @@ class DocumentTokenizer:
         return builder.build()
 
     def _cuts(self, first: int, second: int, room: int, longest: int) -> Iterator[Cut]:
-        if self._max_first is None:
-            return cut_pair(first, second, room, self._stride, longest=longest)
-        return cut_question(first, second, room, self._stride, max_question=self._max_first)
+        if self._max_first is not None:
+            return cut_question(first, second, room, self._stride, max_question=self._max_first, side=self._side)
+        whole = self._whole_second
+        return cut_pair(first, second, room, self._stride, longest=longest, side=self._side, whole_second=whole)
 
     def _encodings(self, texts: Sequence[str], details: bool) -> dict[str, Encoding]:
         """Each distinct text, tokenized once: pairs repeat theirs."""

@@ -32,19 +32,36 @@ class Cut:
     truncated: bool
 
 
-def cut_single(length: int, room: int, stride: int | None) -> Iterator[Cut]:
-    """Cut a text of ``length`` tokens to ``room``: its beginning, or windows that overlap by ``stride`` tokens."""
+def cut_single(length: int, room: int, stride: int | None, *, side: str = "right") -> Iterator[Cut]:
+    """Cut a text of ``length`` tokens to ``room``: one end of it, or windows that overlap by ``stride`` tokens.
+
+    Args:
+        length: Tokens of the text.
+        room: Most tokens of it in a document.
+        stride: Tokens that windows share; None reads one end only.
+        side: Which end is cut off, right or left. Windows are in reading order, and where they do not come out even
+            the one at that end is short.
+    """
     if stride is None:
-        yield Cut((0, min(length, room)), None, length > room)
+        yield Cut(_kept(length, min(length, room), side), None, length > room)
         return
-    for window in text_windows(length, room=room, stride=stride):
+    for window in _in_order(length, room=room, stride=stride, side=side):
         yield Cut(window, None, False)
 
 
-def cut_pair(first: int, second: int, room: int, stride: int | None, *, longest: int = 0) -> Iterator[Cut]:
+def cut_pair(
+    first: int,
+    second: int,
+    room: int,
+    stride: int | None,
+    *,
+    longest: int = 0,
+    side: str = "right",
+    whole_second: bool = False,
+) -> Iterator[Cut]:
     """Cut a pair to ``room`` tokens: the longer text loses tokens first, or the first is read in windows.
 
-    Every window has the same beginning of the second text beside it: all of it where it leaves the first enough room,
+    Every window has the same part of the second text beside it: all of it where it leaves the first enough room,
     else half of the room, and less only where windows would then not get on by an eighth of the room.
 
     Args:
@@ -54,18 +71,29 @@ def cut_pair(first: int, second: int, room: int, stride: int | None, *, longest:
         stride: Tokens that windows share, at most :func:`longest_stride`; None reads the beginning only.
         longest: Tokens of the longest text that stands beside the same first text; its windows are the same in all
             these pairs, so that what is said of a window can be compared.
+        side: Which end of a text is cut off; see :func:`cut_single`.
+        whole_second: Whether the second text is never cut; :func:`most_beside` says how long it may be then.
+
+    Raises:
+        RowError: A second text that is never cut leaves no room for the first.
+        ConfigError: It leaves none for windows that get on.
     """
     if stride is None:
-        kept = kept_lengths((first, second), room=room, strategy="longest_first")
-        yield Cut((0, kept[0]), (0, kept[1]), kept != [first, second])
+        strategy = "only_first" if whole_second else "longest_first"
+        kept = kept_lengths((first, second), room=room, strategy=strategy)
+        spans = _kept(first, kept[0], side), _kept(second, kept[1], side)
+        yield Cut(*spans, kept != [first, second])
         return
-    most = max(min(room // 2, longest_stride(room) + 1 - stride), room - first)
-    kept_second = min(second, most)
-    for window in text_windows(first, room=room - min(max(second, longest), most), stride=stride):
-        yield Cut(window, (0, kept_second), kept_second < second)
+    most = max(min(room // 2, most_beside(room, stride)), room - first)
+    beside = max(second, longest)
+    kept_second, taken = (second, beside) if whole_second else (min(second, most), min(beside, most))
+    for window in _in_order(first, room=room - taken, stride=stride, side=side):
+        yield Cut(window, _kept(second, kept_second, side), kept_second < second)
 
 
-def cut_question(question: int, context: int, room: int, stride: int | None, *, max_question: int) -> Iterator[Cut]:
+def cut_question(
+    question: int, context: int, room: int, stride: int | None, *, max_question: int, side: str = "right"
+) -> Iterator[Cut]:
     """Cut a question and its context to ``room`` tokens: the longer loses tokens first, or windows of the context.
 
     Args:
@@ -75,20 +103,36 @@ def cut_question(question: int, context: int, room: int, stride: int | None, *, 
         stride: Tokens that windows share, at most :func:`longest_stride`; None reads the beginning only.
         max_question: Most tokens of the question that are read; fewer where windows would then not get on by an
             eighth of the room.
+        side: Which end of a text is cut off; see :func:`cut_single`.
     """
     kept = min(question, max_question)
     if stride is None or kept + context <= room:
         kept, kept_context = kept_lengths((kept, context), room=room, strategy="longest_first")
-        yield Cut((0, kept), (0, kept_context), (kept, kept_context) != (question, context))
+        spans = _kept(question, kept, side), _kept(context, kept_context, side)
+        yield Cut(*spans, (kept, kept_context) != (question, context))
         return
-    kept = min(kept, longest_stride(room) + 1 - stride)
-    for window in text_windows(context, room=room - kept, stride=stride):
-        yield Cut((0, kept), window, kept < question)
+    kept = min(kept, most_beside(room, stride))
+    for window in _in_order(context, room=room - kept, stride=stride, side=side):
+        yield Cut(_kept(question, kept, side), window, kept < question)
 
 
 def longest_stride(room: int) -> int:
     """The largest stride for pairs of ``room`` tokens that leaves a token to the text beside the windows."""
     return room - max(1, room // 8) - 1
+
+
+def most_beside(room: int, stride: int | None) -> int:
+    """The longest text that leaves the one beside it a token, or windows of it that get on by an eighth of the room."""
+    return room - 1 if stride is None else longest_stride(room) + 1 - stride
+
+
+def _kept(length: int, kept: int, side: str) -> Range:
+    return (0, kept) if side == "right" else (length - kept, length)
+
+
+def _in_order(length: int, *, room: int, stride: int, side: str) -> list[Range]:
+    # In reading order wherever windows begin, because tasks put them together again.
+    return sorted(text_windows(length, room=room, stride=stride, side=side))
 
 
 class BatchBuilder:

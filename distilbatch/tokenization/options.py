@@ -120,6 +120,10 @@ class TokenizerOptions:
             clean_up_spaces=bool(raw.get("clean_up_tokenization_spaces")),
         )
 
+    def most_tokens(self, *limits: int) -> int:
+        """The least of the limits and of the checkpoint's own, where it has one."""
+        return min(limits) if self.max_length is None else min(*limits, self.max_length)
+
 
 def read_text(path: Path) -> str:
     """Read a UTF-8 file of a checkpoint folder, line ends as they are.

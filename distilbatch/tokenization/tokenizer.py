@@ -1,7 +1,8 @@
 """Read the tokenizer of a checkpoint folder: ``tokenizer.json``, or ``vocab.txt`` with its options.
 
 Padding and truncation are ours: the stored file's settings are switched off. Options that the small files beside it
-spell out win over those stored in ``tokenizer.json``, as in the reference.
+spell out win over those stored in ``tokenizer.json``, unless the class that they name is a generic one, as in the
+reference.
 """
 
 from __future__ import annotations
@@ -35,6 +36,8 @@ TOKENIZER_FILES = (TOKENIZER_FILE, VOCAB_FILE, CONFIG_FILE, SPECIAL_TOKENS_FILE,
 """All files that decide which ids come out."""
 MIN_MAX_LENGTH = 3  # [CLS], one token, [SEP]
 
+# Classes for which the reference takes the pipeline in tokenizer.json as it is, whatever options stand beside it.
+_GENERIC_CLASSES = ("PreTrainedTokenizerFast", "TokenizersBackend")
 _STORED_ELSEWHERE = ("added_tokens_decoder", "name_or_path", "tokenizer_file", "vocab_file")
 
 
@@ -156,7 +159,8 @@ def _from_vocab(path: Path, options: TokenizerOptions) -> Tokenizer:
 
 def _apply(options: TokenizerOptions, tokenizer: Tokenizer, path: Path) -> None:
     normalizer = tokenizer.normalizer
-    if options.normalizer and isinstance(normalizer, normalizers.BertNormalizer):
+    as_stored = path.name == TOKENIZER_FILE and options.raw.get("tokenizer_class") in _GENERIC_CLASSES
+    if options.normalizer and not as_stored and isinstance(normalizer, normalizers.BertNormalizer):
         settings: dict[str, Any] = {
             "handle_chinese_chars": normalizer.handle_chinese_chars,
             "strip_accents": normalizer.strip_accents,

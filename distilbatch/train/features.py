@@ -13,6 +13,7 @@ from distilbatch.inference.packing import gather, pack
 from distilbatch.model.encoder import DistilBertModel
 from distilbatch.model.packed import PackedTokens
 from distilbatch.tokenization import DocumentTokenizer
+from distilbatch.tokenization.options import TokenizerOptions
 
 __all__ = ["first_token_states"]
 
@@ -34,7 +35,8 @@ def first_token_states(encoder: Path, texts: Sequence[str]) -> Tensor:
         DataError: A text has no tokens.
     """
     model = DistilBertModel.from_pretrained(encoder)
-    tokenizer = DocumentTokenizer.from_folder(encoder, max_length=model.config.max_position_embeddings)
+    limit = TokenizerOptions.read(encoder).most_tokens(model.config.max_position_embeddings)
+    tokenizer = DocumentTokenizer.from_folder(encoder, max_length=limit)
     tokens = tokenizer.encode(list(texts))
     if len(tokens) != len(texts):
         empty = sorted(set(range(len(texts))) - set(tokens.sequences.tolist()))

@@ -75,12 +75,12 @@ def test_a_text_beyond_the_positions_is_cut_and_counted_or_read_in_windows(folde
     assert found[1] == found[5]
 
 
-@pytest.mark.parametrize("named", [True, False], ids=["named by the config", "known by its tensors"])
+@pytest.mark.parametrize("name", ["{}", ["{}"], ["TF{}"], ["Flax{}"], None, ["MyClassifier"]], ids=str)
 @pytest.mark.parametrize("head", HEADS)
-def test_a_head_does_its_tasks_and_is_named_where_another_is_needed(tmp_path, head, named):
+def test_a_head_does_its_tasks_and_is_named_where_another_is_needed(tmp_path, head, name):
     folder = write(head, tmp_path / "model")
-    if not named:
-        edit_config(folder, architectures=None)
+    named = name is not None and "{}" in str(name)
+    edit_config(folder, architectures=json.loads(json.dumps(name).replace("{}", head)))
     able = tasks_of(head)
     assert able
     for task, wanted in TASK_HEADS.items():

@@ -165,9 +165,50 @@ def test_a_tied_decoder_may_be_stored_under_either_name(tiny_checkpoint):
     model = DistilBertForMaskedLM.from_pretrained(folder)
     assert torch.equal(model(IDS).logits, expected)
     assert model.vocab_projector.weight is model.get_input_embeddings().weight
-    rewrite(folder, lambda tensors: tensors.update({words: tensors[decoder] + 1}))
-    with pytest.raises(CheckpointError, match=f"1 tied by the config but different: {decoder} and {words}"):
-        DistilBertForMaskedLM.from_pretrained(folder)
+
+
+@pytest.mark.parametrize("saved_by", ["ours", "theirs"])
+def test_a_decoder_that_was_replaced_is_kept_although_the_config_ties_it(tiny_checkpoint, tmp_path, saved_by):
+    folder = tiny_checkpoint("ForMaskedLM")
+    reader = DistilBertForMaskedLM if saved_by == "ours" else transformers.DistilBertForMaskedLM
+    model = reader.from_pretrained(folder).eval()
+    model.set_output_embeddings(torch.nn.Linear(8, 40))
+    expected = model(IDS).logits
+    model.save_pretrained(tmp_path / "own")
+    again = DistilBertForMaskedLM.from_pretrained(tmp_path / "own")
+    for found in (again, transformers.DistilBertForMaskedLM.from_pretrained(tmp_path / "own").eval()):
+        torch.testing.assert_close(found(IDS).logits, expected, atol=1e-5, rtol=0)
+        assert found.vocab_projector.weight is not found.get_input_embeddings().weight
+    assert again.config.tie_word_embeddings is False
+    again.save_pretrained(tmp_path / "again")
+    assert torch.equal(DistilBertForMaskedLM.from_pretrained(tmp_path / "again")(IDS).logits, again(IDS).logits)
+
+
+@pytest.mark.parametrize("key", ["dtype", "torch_dtype"])
+@pytest.mark.parametrize(("stored", "written"), [("float16", torch.float32), ("float32", torch.float16)])
+def test_the_config_names_the_type_that_is_written(tiny_checkpoint, tmp_path, key, stored, written):
+    folder = tiny_checkpoint()
+    values = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**values, key: stored}))
+    CLASSIFIER.from_pretrained(folder, dtype=written).save_pretrained(tmp_path / "again")
+    assert json.loads((tmp_path / "again" / "config.json").read_text())[key] == str(written).removeprefix("torch.")
+    assert transformers.DistilBertForSequenceClassification.from_pretrained(tmp_path / "again").dtype == written
+
+
+@pytest.mark.parametrize(
+    ("labels", "problem"),
+    [([1, 0], "single_label_classification"), ([[1.0, 0, 1], [0, 1, 0]], "multi_label_classification")],
+)
+def test_what_the_first_labels_are_is_noted_and_saved_as_by_the_reference(tiny_checkpoint, tmp_path, labels, problem):
+    folder = tiny_checkpoint()
+    for number, reader in enumerate((CLASSIFIER, transformers.DistilBertForSequenceClassification)):
+        model = reader.from_pretrained(folder)
+        model(IDS)
+        assert model.config.problem_type is None
+        model(IDS, labels=torch.tensor(labels))
+        model.save_pretrained(tmp_path / str(number))
+        assert json.loads((tmp_path / str(number) / "config.json").read_text())["problem_type"] == problem
+    assert CLASSIFIER.from_pretrained(tmp_path / "0").config.problem_type == problem
 
 
 def test_an_untied_decoder_has_its_own_weight(tiny_config, tmp_path):

@@ -9,7 +9,8 @@ import transformers
 
 from distilbatch.errors import CheckpointError, ConfigError
 from distilbatch.model.activations import make_activation
-from distilbatch.model.configuration import ACTIVATIONS, DistilBertConfig, read_json
+from distilbatch.model.auto import ARCHITECTURES
+from distilbatch.model.configuration import ACTIVATIONS, ARCHITECTURE_NAMES, DistilBertConfig, read_json
 
 # fmt: off
 REFERENCE_FIELDS = (
@@ -82,6 +83,16 @@ def test_the_reference_reads_what_we_write_and_we_read_what_it_writes(tmp_path):
 def test_id2label_wins_over_num_labels_as_in_the_reference():
     assert DistilBertConfig.from_dict({"num_labels": 5, "id2label": {"0": "a", "1": "b"}}).num_labels == 2
     assert DistilBertConfig.from_dict({"num_labels": 5, "id2label": None}).num_labels == 5
+
+
+def test_the_models_are_those_of_the_architectures_that_there_are():
+    assert set(ARCHITECTURE_NAMES) == set(ARCHITECTURES)
+    config = DistilBertConfig.from_dict({"architectures": "DistilBertForMaskedLM"})
+    assert config.architectures == config.models == ("DistilBertForMaskedLM",)
+    config = DistilBertConfig.from_dict(
+        {"architectures": ["TFDistilBertModel", "Mine", 5, "FlaxDistilBertForMaskedLM"]}
+    )
+    assert config.models == ("DistilBertModel", "DistilBertForMaskedLM")
 
 
 def test_nulls_of_older_releases_mean_the_default():

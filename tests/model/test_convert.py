@@ -72,6 +72,14 @@ def test_the_real_sentence_encoder_converts(tmp_path):
     assert {"tokenizer.json", "vocab.txt", "tokenizer_config.json"} <= {
         path.name for path in (tmp_path / "m").iterdir()
     }
+    # Releases before version 5 give the model whatever the class named here gives, and DistilBERT has no token types.
+    before, after = (json.loads((folder / "tokenizer_config.json").read_text()) for folder in (source, tmp_path / "m"))
+    assert before["tokenizer_class"] == "BertTokenizer"
+    names = {"tokenizer_class": "DistilBertTokenizer", "model_input_names": ["input_ids", "attention_mask"]}
+    assert after == {**before, **names}
+    theirs = [transformers.AutoTokenizer.from_pretrained(folder) for folder in (source, tmp_path / "m")]
+    assert theirs[0]("red fish")["input_ids"] == theirs[1]("red fish")["input_ids"]
+    assert "token_type_ids" not in theirs[1]("red fish")
 
 
 def test_what_is_dropped_is_reported(tmp_path):

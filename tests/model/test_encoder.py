@@ -213,6 +213,11 @@ def test_outputs_read_by_name_place_and_as_tuples(tiny_config):
     assert len(out) == len(out.to_tuple()) == 3
     with pytest.raises(KeyError, match="attentions"):
         out["attentions"]
+    assert out.keys() == list(dict(out)) == ["loss", "logits", "hidden_states"]
+    assert [value for _, value in out.items()] == [*out.to_tuple()]
+    assert ("loss" in out, "attentions" in out, "logit" in out) == (True, False, False)
+    assert (out.get("logits") is out.logits, out.get("attentions"), out.get("attentions", 5)) == (True, None, 5)
+    assert "loss" not in model(ids)
     plain = model(ids, return_dict=False)
     assert isinstance(plain, tuple)
     assert torch.equal(plain[0], model(ids).logits)
@@ -225,6 +230,14 @@ def test_the_config_sets_the_defaults_of_forward(tiny_config):
     model = build(DistilBertModel, config, attn_implementation="eager")
     last, hidden, attentions = model(torch.ones(1, 2, dtype=torch.int64))
     assert (last.shape, len(hidden), len(attentions)) == ((1, 2, 8), 3, 2)
+
+
+@pytest.mark.parametrize("attention", ["sdpa", "packed"])
+def test_attentions_that_only_the_config_asks_for_are_left_out_where_there_are_none(tiny_config, attention):
+    # As in the reference; to ask by the argument is an error.
+    config = DistilBertConfig.from_dict({**tiny_config.to_dict(), "output_attentions": True})
+    model = build(DistilBertModel, config, attn_implementation=attention)
+    assert model(torch.ones(1, 2, dtype=torch.int64)).attentions is None
 
 
 def test_dropout_acts_in_training_only(tiny_config):

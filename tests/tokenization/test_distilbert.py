@@ -269,6 +269,41 @@ def test_one_text_gives_one_encoding_and_many_a_list(both):
     assert [encoding.text for encoding in ours(("a", "b", "c"))] == [0, 1, 2]
 
 
+@pytest.mark.parametrize("kind", [list, tuple])
+def test_a_list_of_pairs_is_one_as_in_the_reference(both, kind):
+    pair = both("uncased json")
+    pairs = [kind(texts) for texts in PAIRS]
+    options = {"truncation": True, "max_length": 16}
+    assert_same(pair.ours(pairs, return_offsets=True, **options), pair.expect(pairs, **options))
+    assert pair.ours([kind(("who", "me"))])[0].sequence_ids.tolist() == [-1, 0, -1, 1, -1]
+    long = [kind(("who is it?", " ".join(SENTENCES))), kind(("what", "fits"))]
+    options = {"max_length": 40, "truncation": "only_second", "stride": 4}
+    found = [window for windows in pair.ours.windows(long, return_offsets=True, **options) for window in windows]
+    assert_same(found, pair.expect(long, return_overflowing_tokens=True, **options))
+    assert len(found) > 2
+
+
+@pytest.mark.parametrize(
+    ("texts", "pairs", "message"),
+    [
+        ([["a", "b", "c"]], None, "text 0; expected a string, or pairs of strings in all places; found list ['a', "),
+        (["a b", ["c", "d"]], None, "text 1; expected a string, or pairs of strings in all places; found list ['c', "),
+        ([("a", None)], None, "text 0; expected a string, or pairs of strings in all places; found NoneType None"),
+        (["a", 5], None, "text 1; expected a string, or pairs of strings in all places; found int 5"),
+        (None, None, "text 0; expected a string, or pairs of strings in all places; found NoneType None"),
+        ([("a", "b")], ["c"], "text 0; expected a string, or pairs of strings in all places; found tuple ('a', 'b')"),
+        (["a"], [None], "text 0; expected a string, or pairs of strings in all places; found NoneType None"),
+    ],
+    ids=str,
+)
+def test_what_is_neither_text_nor_pair_is_refused(both, texts, pairs, message):
+    ours = both("uncased json").ours
+    for call in (ours, lambda *groups: ours.windows(*groups, max_length=9)):
+        with pytest.raises(ConfigError) as caught:
+            call(texts, pairs)
+        assert str(caught.value).startswith(message)
+
+
 def test_an_empty_second_text_still_is_one(both):
     assert both("uncased json").ours("who", "").input_ids.tolist() == [101, 2040, 102, 102]
 
@@ -323,6 +358,28 @@ def test_the_vocabulary_is_that_of_the_reference(both, name):
     assert pair.ours.convert_tokens_to_ids(tokens) == pair.reference.convert_tokens_to_ids(tokens)
     assert pair.ours.convert_ids_to_tokens([10**6]) == [None]
     assert pair.ours.tokenize(SENTENCES[0]) == pair.reference.tokenize(SENTENCES[0])
+
+
+def test_one_token_or_id_gives_one(both):
+    pair = both("uncased json")
+    for token in ("red", "##s", "no such token"):
+        index = pair.ours.convert_tokens_to_ids(token)
+        assert index == pair.reference.convert_tokens_to_ids(token)
+        for one in (index, np.int64(index)):
+            assert pair.ours.convert_ids_to_tokens(one) == pair.reference.convert_ids_to_tokens(index)
+            assert pair.ours.decode(one) == pair.reference.decode(index)
+    assert pair.ours.convert_ids_to_tokens(10**6) is None
+
+
+@pytest.mark.parametrize("options", [{"truncation": "do_not_truncate", "max_length": 4}, {"padding": "do_not_pad"}])
+def test_doing_nothing_has_the_references_names(both, options):
+    pair = both("uncased json")
+    assert_same(pair.ours(TEXTS, return_offsets=True, **options), pair.expect(TEXTS, **options))
+
+
+def test_a_length_alone_cuts_nothing(both):
+    # Where the reference cuts, and warns that it was not told to.
+    assert len(both("uncased json").ours("a b c d", max_length=4)) == 6
 
 
 def added(content: str, *, special: bool = False, **flags: bool) -> dict[str, Any]:
@@ -504,12 +561,16 @@ def test_sides_are_the_checkpoints_unless_the_call_says_otherwise(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "options", "message"),
     [
-        (("a",), {"truncation": "shortest"}, "truncation; expected longest_first or only_first or only_second; found"),
+        (
+            ("a",),
+            {"truncation": "shortest"},
+            "truncation; expected longest_first or only_first or only_second or do_not_",
+        ),
         (("a",), {"truncation": "only_second", "max_length": 9}, "truncation only_second; expected text pairs; found"),
         (("a",), {"truncation": True, "max_length": 2}, "max_length is too small; expected at least 3; found 2"),
         (("a", "b"), {"truncation": True, "max_length": 3}, "max_length is too small; expected at least 4; found 3"),
         (("a",), {"truncation_side": "up"}, "truncation_side; expected right or left; found 'up'"),
-        (("a",), {"padding": "some"}, "padding; expected longest or max_length; found 'some'"),
+        (("a",), {"padding": "some"}, "padding; expected longest or max_length or do_not_pad; found 'some'"),
         ((["a", "b"], ["c"]), {}, "text_pair; expected one string for one string, or as many as there are texts; "),
         (("a", ["c"]), {}, "found a string and a sequence of 1"),
         ((["a"], "c"), {}, "found a sequence of 1 and a string"),

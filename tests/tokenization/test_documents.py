@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tokenizer_folders import FUZZED, ODD, SENTENCES, copy_minilm, reference_of
+from tokenizer_folders import FUZZED, ODD, SENTENCES, copy_minilm, reference_of, write_json
 
-from distilbatch.errors import CheckpointError
+from distilbatch.errors import CheckpointError, RowError
 from distilbatch.records import TokenBatch
 from distilbatch.tokenization import DocumentTokenizer
 
 TEXTS = [*SENTENCES, *ODD]
+LONG = [" ".join(SENTENCES[number:] + SENTENCES[:number]) * (1 + number) for number in range(6)]
 NO_TOKENS = ["", " ", "\x00", "\u200b\u00ad", "\t\r\n", "\ufffd"]
 
 
@@ -155,6 +157,48 @@ def test_details_say_which_characters_of_which_text_a_token_is(folders, referenc
             word = reference.convert_ids_to_tokens(int(token_id)).removeprefix("##")
             read = reference.backend_tokenizer.normalizer.normalize_str(text[start:end]).replace(" ", "")
             assert word in {read, "[UNK]"}
+
+
+@pytest.fixture(scope="module")
+def left(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint whose texts lose their beginning."""
+    folder = copy_minilm(tmp_path_factory.mktemp("left"), "tokenizer.json")
+    write_json(folder / "tokenizer_config.json", {"do_lower_case": True, "truncation_side": "left"})
+    return folder
+
+
+@pytest.mark.parametrize("max_length", [6, 17, 64])
+def test_the_checkpoint_says_which_end_of_texts_and_pairs_is_cut_off(left, max_length):
+    reference, tokenizer = reference_of(left), DocumentTokenizer.from_folder(left, max_length=max_length)
+    assert_equal_to_reference(tokenizer.encode(TEXTS), TEXTS, reference, max_length)
+    first, second = LONG[::2], LONG[1::2]
+    expected = reference(first, second, truncation=True, max_length=max_length, return_offsets_mapping=True)
+    tokens = tokenizer.encode(first, second, details=True)
+    assert documents(tokens) == dict(enumerate(expected["input_ids"]))
+    assert tokens.details.offsets.tolist() == [list(span) for spans in expected["offset_mapping"] for span in spans]
+
+
+@pytest.mark.parametrize(("max_length", "stride"), [(16, 0), (16, 5), (64, 61)])
+def test_windows_begin_at_the_end_that_is_kept_and_are_in_reading_order(left, max_length, stride):
+    reference, texts = reference_of(left), LONG
+    tokens = DocumentTokenizer.from_folder(left, max_length=max_length, stride=stride).encode(texts)
+    for sequence, text in enumerate(texts):
+        expected = reference(
+            text, truncation=True, max_length=max_length, stride=stride, return_overflowing_tokens=True
+        )
+        found = [ids for ids, owner in zip(laid_out(tokens), tokens.sequences, strict=True) if owner == sequence]
+        assert found == expected["input_ids"][::-1]
+
+
+@pytest.mark.parametrize("side", ["right", "left"])
+def test_a_second_text_may_be_kept_whole(folders, left, side):
+    folder = left if side == "left" else folders["uncased json"]
+    tokenizer = DocumentTokenizer.from_folder(folder, max_length=24, whole_second=True)
+    first, second = LONG, ["is it about the river or the red fish", "red"] * (len(LONG) // 2)
+    expected = reference_of(folder)(first, second, truncation="only_first", max_length=24, verbose=False)["input_ids"]
+    assert documents(tokenizer.encode(first, second)) == dict(enumerate(expected))
+    with pytest.raises(RowError, match="truncation only_first would leave nothing of it"):
+        tokenizer.encode(["red"], ["river " * 21])
 
 
 def test_nothing_is_padded_or_cut_by_the_settings_of_the_file(make):

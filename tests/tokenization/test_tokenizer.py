@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import transformers
 from tokenizer_folders import (
     ODD,
     SENTENCES,
@@ -85,6 +86,18 @@ def test_what_a_tokenizer_json_leaves_out_is_filled_in(tmp_path):
     assert encoding.tokens == ["[CLS]", "The", "fox", "[SEP]", "jump", "[SEP]"]
     assert tokenizer.decode(encoding.ids) == "The fox jump"
     assert tokenizer.encode("[MASK]").tokens == ["[CLS]", "[MASK]", "[SEP]"]
+
+
+@pytest.mark.parametrize("name", ["PreTrainedTokenizerFast", "TokenizersBackend", "DistilBertTokenizer", None])
+def test_beside_a_generic_class_tokenizer_json_alone_counts(tmp_path, name):
+    folder = copy_minilm(tmp_path, "tokenizer.json")
+    settings = {"do_lower_case": False, "strip_accents": False}
+    write_json(folder / "tokenizer_config.json", settings | ({"tokenizer_class": name} if name else {}))
+    write_json(folder / "config.json", {"model_type": "distilbert"})
+    reference = transformers.AutoTokenizer.from_pretrained(str(folder))
+    assert ids_of(folder) == reference(TEXTS, verbose=False)["input_ids"]
+    lowered = load_tokenizer(folder).encode("Fox").tokens == load_tokenizer(folder).encode("fox").tokens
+    assert lowered == (name in {"PreTrainedTokenizerFast", "TokenizersBackend"})
 
 
 def test_the_stored_padding_and_truncation_are_off(tmp_path):
