@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -71,8 +72,8 @@ def read_source_footer(
     with reading(path), pa.OSFile(str(file_path)) as file:
         size, digest = identity(file)
         _check_frame(path, file, size)
-        metadata = open_metadata(file)
-        schema = metadata.schema.to_arrow_schema()
+        parquet = open_parquet(file)
+        metadata, schema = parquet.metadata, parquet.schema_arrow
         leaves = column_leaves(path, schema, metadata.num_columns)
         partition_keys = {key for key, _ in partition}
         column_types: dict[str, pa.DataType] = {}
@@ -99,14 +100,24 @@ def identity(file: pa.NativeFile) -> tuple[int, str]:
     return size, sha256_bytes(file.read(FOOTER_BYTES))
 
 
-def open_metadata(file: pa.NativeFile) -> pq.FileMetaData:
-    """Parse the footer of an open file under the thrift limits."""
+def open_parquet(file: pa.NativeFile, **options: Any) -> pq.ParquetFile:  # noqa: ANN401 - what ParquetFile takes
+    """Open a file under the thrift limits; ``schema_arrow`` has the types that its columns are read as.
+
+    INT96 timestamps, which Spark writes, are read as microseconds, Spark's own unit, and what is finer is cut off:
+    in 64 bits of nanoseconds, Arrow's default, all before 1677 and after 2262 would silently become other dates.
+
+    Args:
+        file: The file.
+        options: More of ``pq.ParquetFile``.
+    """
     return pq.ParquetFile(
         file,
         pre_buffer=False,
+        coerce_int96_timestamp_unit="us",
         thrift_string_size_limit=THRIFT_STRING_BYTES,
         thrift_container_size_limit=THRIFT_CONTAINER_ITEMS,
-    ).metadata
+        **options,
+    )
 
 
 class _PagesWithheldError(OSError):

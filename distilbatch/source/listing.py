@@ -52,7 +52,7 @@ def list_fragments(
     """List the Parquet files of a folder, or one file, and unify the types of the wanted columns.
 
     The order depends on names only, so listing the same files twice gives the same plan. A wanted column that
-    only some files have is null in the others.
+    only some files have is null in the others. INT96 timestamps are microseconds; what is finer is cut off.
 
     Args:
         root: A folder, or one Parquet file.

@@ -18,14 +18,7 @@ from pyarrow import types
 from distilbatch.errors import ConfigError, ConflictError, DataError, FileError
 from distilbatch.records import Fragment, SourceBatch
 from distilbatch.source.faults import reading
-from distilbatch.source.footers import (
-    THRIFT_CONTAINER_ITEMS,
-    THRIFT_STRING_BYTES,
-    column_leaves,
-    identity,
-    open_metadata,
-    probe_chunks,
-)
+from distilbatch.source.footers import column_leaves, identity, open_parquet, probe_chunks
 from distilbatch.source.schemas import is_text
 from distilbatch.source.slices import cuts, row_bytes
 
@@ -171,22 +164,19 @@ class _Source:
             with reading(fragment.path):
                 self._file = pa.OSFile(str(self.path))
                 self.check_identity()
-                metadata = open_metadata(self._file)
-                in_file = metadata.schema.to_arrow_schema()
-                self._leaves = column_leaves(fragment.path, in_file, metadata.num_columns)
+                parquet = open_parquet(self._file)
+                metadata = parquet.metadata
+                self._leaves = column_leaves(fragment.path, parquet.schema_arrow, metadata.num_columns)
                 self._columns = [
                     name for name in self.schema.names if name in self._leaves and name not in self._partition
                 ]
                 probe_chunks(metadata, self._columns, size=fragment.size_bytes)
-                self._parquet = pq.ParquetFile(
+                self._parquet = open_parquet(
                     self._file,
                     metadata=metadata,
                     read_dictionary=self._dictionary_columns(metadata),
-                    pre_buffer=False,
                     buffer_size=_READ_BUFFER_BYTES,
                     page_checksum_verification=True,
-                    thrift_string_size_limit=THRIFT_STRING_BYTES,
-                    thrift_container_size_limit=THRIFT_CONTAINER_ITEMS,
                 )
         except FileError as exc:
             if isinstance(exc.__cause__, FileNotFoundError):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 import pyarrow as pa
 from pyarrow import types
@@ -120,8 +120,43 @@ def _widest(column: str, seen: Mapping[pa.DataType, str]) -> pa.DataType:
 
 
 def _merge(left: pa.DataType, right: pa.DataType) -> pa.DataType | None:
-    pair = [pa.schema([pa.field("c", left)]), pa.schema([pa.field("c", right)])]
+    pair = [pa.schema([pa.field("c", _beside(mine, other))]) for mine, other in ((left, right), (right, left))]
     try:
-        return pa.unify_schemas(pair, promote_options="permissive").field(0).type
+        merged = pa.unify_schemas(pair, promote_options="permissive").field(0).type
     except (pa.ArrowTypeError, pa.ArrowInvalid):
         return None
+    return None if _loses_digits(left, merged) or _loses_digits(right, merged) else merged
+
+
+def _beside(data_type: pa.DataType, other: pa.DataType) -> pa.DataType:
+    """An integer beside a decimal as the decimal that holds all its values, for Arrow's own is a digit short."""
+    if types.is_integer(data_type) and types.is_decimal(other):
+        return pa.decimal128(_digits(data_type), 0)
+    return data_type
+
+
+def _digits(integer: pa.DataType) -> int:
+    return len(str(1 << (integer.bit_width - types.is_signed_integer(integer))))
+
+
+def _loses_digits(before: pa.DataType, after: pa.DataType) -> bool:
+    """Whether Arrow would round decimals, which it does in silence, or has no room for integers, anywhere inside."""
+    wide = dict(_leaves(after))
+    for path, kind in _leaves(before):
+        merged = wide.get(path, kind)
+        if types.is_decimal(kind) and types.is_floating(merged):
+            return True
+        if types.is_integer(kind) and types.is_decimal(merged) and merged.precision - merged.scale < _digits(kind):
+            return True
+    return False
+
+
+def _leaves(
+    data_type: pa.DataType, path: tuple[str | int, ...] = ()
+) -> Iterator[tuple[tuple[str | int, ...], pa.DataType]]:
+    if data_type.num_fields == 0:
+        yield path, data_type
+    for index in range(data_type.num_fields):
+        member = data_type.field(index)
+        # Members of a struct go by name; what the items of a list are called differs from writer to writer.
+        yield from _leaves(member.type, (*path, member.name if types.is_struct(data_type) else index))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+from datetime import datetime
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -171,6 +172,43 @@ def test_a_lossy_cast_is_an_error_and_not_another_number(tmp_path):
     put(tmp_path / "b.parquet", {"text": ["x"], "id": [0.5]})
     found = listing(tmp_path, ["id"])
     with pytest.raises(DataError, match=r"row group 0 of a.parquet cannot be read; found .*9007199254740993"):
+        read(tmp_path, found)
+
+
+FAR_DATES = [day and datetime.fromisoformat(day) for day in ("9999-12-31", "2020-01-01", None, "0001-01-01")]
+
+
+@pytest.mark.parametrize("store_schema", [True, False])
+def test_int96_timestamps_of_any_year_keep_their_date(tmp_path, store_schema):
+    when = pa.array(FAR_DATES, pa.timestamp("us"))
+    nested = pa.array([[value] for value in FAR_DATES], pa.list_(pa.timestamp("us")))
+    options = {"use_deprecated_int96_timestamps": True, "store_schema": store_schema}
+    put(tmp_path / "a.parquet", {"text": ["x"] * 4, "when": when, "nested": nested}, **options)
+    found = listing(tmp_path, ["when", "nested"])
+    assert found.schema.field("when").type == pa.timestamp("us")
+    rows = rows_of(read(tmp_path, found))
+    assert [row["when"] for row in rows] == FAR_DATES
+    assert [row["nested"] for row in rows] == [[value] for value in FAR_DATES]
+
+
+def test_int96_timestamps_are_cut_to_microseconds_and_others_keep_their_nanoseconds(tmp_path):
+    when = pa.array([1_500_000_000_000_001_999, -1], pa.timestamp("ns"))
+    put(tmp_path / "a.parquet", {"text": ["x"] * 2, "when": when}, use_deprecated_int96_timestamps=True)
+    (item,) = read(tmp_path, listing(tmp_path, ["when"]))
+    assert item.batch.column("when").cast(pa.int64()).to_pylist() == [1_500_000_000_000_001, -1]
+    put(tmp_path / "a.parquet", {"text": ["x"] * 2, "when": when})
+    (item,) = read(tmp_path, listing(tmp_path, ["when"]))
+    assert item.batch.column("when").equals(when)
+
+
+def test_int96_timestamps_that_were_planned_as_nanoseconds_are_never_other_dates(tmp_path):
+    # As planned by versions that read them so, and as unified with another file's nanoseconds.
+    when = pa.array(FAR_DATES, pa.timestamp("us"))
+    put(tmp_path / "a.parquet", {"text": ["x"] * 4, "when": when}, use_deprecated_int96_timestamps=True)
+    put(tmp_path / "b.parquet", {"text": ["x"], "when": pa.array([1], pa.timestamp("ns"))})
+    found = listing(tmp_path, ["when"])
+    assert found.schema.field("when").type == pa.timestamp("ns")
+    with pytest.raises(DataError, match=r"row group 0 of a.parquet cannot be read; found .*out of bounds timestamp"):
         read(tmp_path, found)
 
 

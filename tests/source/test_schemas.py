@@ -71,11 +71,47 @@ def test_text_stays_bytes_once_a_file_has_bytes(stored, unified):
         ([pa.timestamp("s"), pa.timestamp("us")], pa.timestamp("us")),
         ([pa.struct([("a", pa.int32())]), pa.struct([("b", pa.string())])],
          pa.struct([("a", pa.int32()), ("b", pa.string())])),
+        ([pa.decimal128(5, 2), pa.decimal128(7, 4)], pa.decimal128(7, 4)),
+        ([pa.int64(), pa.decimal128(5, 2)], pa.decimal128(21, 2)),
+        ([pa.decimal32(5, 2), pa.uint64()], pa.decimal128(22, 2)),
+        ([pa.int8(), pa.decimal128(38, 37)], pa.decimal256(40, 37)),
+        ([pa.list_(pa.decimal128(38, 2)), pa.list_(pa.int64())], pa.list_(pa.decimal128(38, 2))),
     ],
 )  # fmt: skip
 def test_other_columns_widen(stored, unified):
     files = [(f"f{i}", {"t": pa.string(), "c": data_type}) for i, data_type in enumerate(stored)]
     assert unify(files, text_column="t", columns=["c"]).field("c").type == unified
+
+
+@pytest.mark.parametrize("integer", [pa.int8(), pa.int16(), pa.uint32(), pa.int64(), pa.uint64()], ids=str)
+def test_a_decimal_has_room_for_the_integers_beside_it(integer):
+    files = [("f0", {"t": pa.string(), "c": pa.decimal128(5, 2)}), ("f1", {"t": pa.string(), "c": integer})]
+    signed = pa.types.is_signed_integer(integer)
+    values = [2 ** (integer.bit_width - signed) - 1, -(2 ** (integer.bit_width - 1)) if signed else 0]
+    assert (
+        pa.array(values, integer).cast(unify(files, text_column="t", columns=["c"]).field("c").type).to_pylist()
+        == values
+    )
+
+
+@pytest.mark.parametrize(
+    ("left", "right"),
+    [
+        (pa.decimal128(38, 2), pa.float64()),
+        (pa.float32(), pa.decimal32(5, 2)),
+        (pa.decimal256(76, 60), pa.int64()),
+        (pa.list_(pa.decimal128(5, 2)), pa.list_(pa.float64())),
+        (pa.list_(pa.field("element", pa.decimal128(5, 2))), pa.list_(pa.field("item", pa.float64()))),
+        (pa.struct([("b", pa.int8()), ("a", pa.decimal128(5, 2))]), pa.struct([("a", pa.float64())])),
+        (pa.map_(pa.string(), pa.float64()), pa.map_(pa.string(), pa.decimal128(5, 2))),
+        (pa.list_(pa.decimal128(5, 2)), pa.list_(pa.int64())),
+    ],
+    ids=str,
+)
+def test_types_that_would_lose_digits_are_a_clash(left, right):
+    files = [("f0", {"t": pa.string(), "c": left}), ("f1", {"t": pa.string(), "c": right})]
+    with pytest.raises(DataError, match=r"column 'c' has types that do not go together; found .* in f0, .* in f1"):
+        unify(files, text_column="t", columns=["c"])
 
 
 def test_order_is_text_first_then_as_asked_and_duplicates_go():
