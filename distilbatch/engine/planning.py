@@ -10,6 +10,7 @@ from distilbatch.commit.claims import ClaimChain, claimed_ranges
 from distilbatch.commit.ledger import RunLedger
 from distilbatch.commit.records import BadFileRecord, PlanRecord, encode_schema
 from distilbatch.commit.store import Store
+from distilbatch.engine.feasible import refuse_impossible
 from distilbatch.engine.job import Job, differences, model_fingerprint, new_plan
 from distilbatch.errors import ConflictError
 from distilbatch.fingerprint import fingerprint
@@ -87,6 +88,7 @@ def obtain_plan(job: Job, store: Store, *, list_files: Callable[[Job], Listing] 
 
     Raises:
         ConflictError: The run key was planned with another model or config; the message says what differs.
+        DistilbatchError: There is no plan, and what :func:`list_source` and :func:`refuse_impossible` raise.
     """
     ledger = RunLedger(store, job.layout)
     plan = ledger.plan()
@@ -95,6 +97,7 @@ def obtain_plan(job: Job, store: Store, *, list_files: Callable[[Job], Listing] 
         claimed = next((entry for entry in chain.plans() if entry.window == job.window), None)
         if claimed is None:
             listing = list_files(job)
+            refuse_impossible(job, listing)
             claimed = chain.claim(lambda earlier: build_plan(job, listing, earlier))
         plan = ledger.create_plan(claimed)
     refuse_changes(plan, job)
