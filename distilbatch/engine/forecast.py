@@ -14,11 +14,12 @@ from distilbatch.commit.claims import ClaimChain
 from distilbatch.commit.ledger import RunLedger
 from distilbatch.commit.records import PlanRecord
 from distilbatch.commit.store import LocalStore
+from distilbatch.engine.changes import refuse_changes
 from distilbatch.engine.driver import ConfigLike, resolve_run
 from distilbatch.engine.estimate import Estimate, estimate_work
 from distilbatch.engine.feasible import refuse_impossible
 from distilbatch.engine.job import Job
-from distilbatch.engine.planning import build_plan, list_source, refuse_changes
+from distilbatch.engine.planning import build_plan, list_source
 from distilbatch.engine.settle import foresee_precision
 from distilbatch.records import Shard
 from distilbatch.shards.planner import text_bytes_of
