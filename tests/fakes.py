@@ -59,6 +59,7 @@ class Workspace:
         config = DistilBertConfig(vocab_size=30, dim=8, n_layers=1, n_heads=2, hidden_dim=8)
         (self.model / "config.json").write_text(json.dumps(config.to_dict()))
         (self.model / "model.safetensors").write_text(content)
+        (self.model / "vocab.txt").write_text("[PAD]\n[UNK]\n[CLS]\n[SEP]\n[MASK]\ntext\n")
 
     def write_file(self, name: str, num_rows: int, *, start: int = 0, id_type: pa.DataType | None = None) -> None:
         """A source file with the columns ``id`` and ``text``."""

@@ -81,13 +81,15 @@ class PlanRecord(_Record):
 
     ``fragments`` are the pinned inputs, ``source_schema`` the columns and types they are read with (an Arrow schema
     message in Base64; files that come later may widen the source's own), ``shards`` the row ranges to label,
-    ``semantic`` the settings that change results; ``model_sources`` notes hub id and commit of models from the hub.
+    ``semantic`` the settings that change results; ``model_sources`` notes hub id and commit of models from the hub,
+    ``source_glob`` which files of the source were asked for (None in plans of older versions).
     """
 
     format: Literal[1] = 1
     job: Name
     window: Name
     source_root: str
+    source_glob: str | None = None
     source_schema: str
     model_fingerprints: dict[str, Digest]
     model_sources: dict[str, str] = {}
@@ -132,7 +134,7 @@ class PlanRecord(_Record):
     @property
     def plan_id(self) -> str:
         """sha256 over everything that defines the work; where models came from, for one, is only noted."""
-        content = self.model_dump(mode="json", exclude={"version", "bad_files", "model_sources"})
+        content = self.model_dump(mode="json", exclude={"version", "bad_files", "model_sources", "source_glob"})
         return fingerprint(content)
 
     @property

@@ -20,6 +20,7 @@ from distilbatch.commit.records import PlanRecord
 from distilbatch.commit.store import LocalStore, Store
 from distilbatch.config import Config, load_config, resolve_date, today_in
 from distilbatch.engine import planning
+from distilbatch.engine.changes import changed_files, refuse_changed_files, refuse_changes
 from distilbatch.engine.dead_letter import write_dead_letter
 from distilbatch.engine.executor import Executor
 from distilbatch.engine.executors import executor_for
@@ -156,7 +157,7 @@ class Driver:
                 break
             job = planning.earlier_job(self._job, plan)
             if not self._is_done(job):
-                planning.refuse_changes(plan, job)
+                refuse_changes(plan, job)
                 jobs.append(job)
         return jobs
 
@@ -212,9 +213,9 @@ class Driver:
         if not todo:
             return 0
         fragments = {shard.fragment for shard in todo}
-        if self._listing is None or planning.changed_files(plan, self._listing, fragments):
+        if self._listing is None or changed_files(plan, self._listing, fragments):
             # Not our own plan; what we listed before it was made need not have its files.
-            planning.refuse_changed_files(plan, self._list_source(job), fragments)
+            refuse_changed_files(plan, self._list_source(job), fragments)
         crashing = ledger.crashing_rows(plan)
         tasks = [ShardTask(shard, plan.fragments[shard.fragment], crashing.get(shard.index, ())) for shard in todo]
         precision = settle_precision(job, plan, ledger, stop=self._stop)

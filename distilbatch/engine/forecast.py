@@ -14,10 +14,12 @@ from distilbatch.commit.claims import ClaimChain
 from distilbatch.commit.ledger import RunLedger
 from distilbatch.commit.records import PlanRecord
 from distilbatch.commit.store import LocalStore
+from distilbatch.engine.changes import refuse_changes
 from distilbatch.engine.driver import ConfigLike, resolve_run
 from distilbatch.engine.estimate import Estimate, estimate_work
+from distilbatch.engine.feasible import refuse_impossible
 from distilbatch.engine.job import Job
-from distilbatch.engine.planning import build_plan, list_source, refuse_changes
+from distilbatch.engine.planning import build_plan, list_source
 from distilbatch.engine.settle import foresee_precision
 from distilbatch.records import Shard
 from distilbatch.shards.planner import text_bytes_of
@@ -114,6 +116,8 @@ def plan(
         report = _report(job, known, chain, state=PUBLISHED, left=())
         return replace(report, output_files=len(done.files), output_files_exact=True)
     listing = list_source(job)
+    if known is None:
+        refuse_impossible(job, listing)
     planned = known or build_plan(job, listing, chain)
     recorded = ledger.recorded()
     left = tuple(shard for shard in planned.shards if shard.index not in recorded)

@@ -18,7 +18,6 @@ from distilbatch.engine.questions import Question, ask
 from distilbatch.engine.registry import LoadedHead, load_head
 from distilbatch.engine.resolution import at_hand
 from distilbatch.engine.spec import DeviceSpec, HeadSpec
-from distilbatch.errors import CheckpointError
 from distilbatch.fingerprint import fingerprint, sha256_file
 from distilbatch.inference.precision import resolve_device, resolve_precision, set_threads
 from distilbatch.inference.predictor import BatchObserver, Predictor
@@ -49,7 +48,7 @@ class Heads:
         self.device = resolve_device(device.device)
         self.precision = resolve_precision(device.precision, self.device)
         self._max_doc_bytes = max_doc_bytes
-        self._heads = [_checked(load_head(spec)) for spec in self.specs]
+        self._heads = [load_head(spec) for spec in self.specs]
         self._groups = _group(self._heads)
         self._predictors = [
             [
@@ -175,17 +174,6 @@ def _question_key(head: LoadedHead) -> Hashable:
     files = [spec.model / name for name in TOKENIZER_FILES]
     tokenizer = fingerprint([sha256_file(path) for path in files if path.is_file()])
     return tokenizer, head.tokenizer.max_length, spec.stride, spec.columns, head.task.sharing_key
-
-
-def _checked(head: LoadedHead) -> LoadedHead:
-    vocab_size = head.model.config.vocab_size
-    if head.tokenizer.vocab_size > vocab_size:
-        raise CheckpointError(
-            f"{head.spec.model}: tokenizer and model do not belong together",
-            expected=f"at most {vocab_size} entries, as in config.json",
-            found=f"{head.tokenizer.vocab_size} in the tokenizer",
-        )
-    return head
 
 
 def _mapped(on_batch: BatchObserver, question: Question) -> BatchObserver:

@@ -78,9 +78,7 @@ def read_inputs(columns: Mapping[str, pa.Array], specs: Sequence[HeadSpec], *, m
     Raises:
         ConfigError: A column is not there, or not text, or not a list of texts where that is wanted.
     """
-    for spec in specs:
-        for role, name in spec.columns:
-            _check_column(name, columns, wants_list=reads_list(spec, role))
+    check_columns({name: column.type for name, column in columns.items()}, specs)
     main = specs[0].columns[0][1]
     texts: dict[str, TextColumn | ChoicesColumn] = {}
     statuses: list[RowStatus] = []
@@ -103,10 +101,25 @@ def reads_list(spec: HeadSpec, role: str) -> bool:
     return role == WORDS or (role == CHOICES and [known for known, _ in spec.columns].count(CHOICES) == 1)
 
 
-def _check_column(name: str, columns: Mapping[str, pa.Array], *, wants_list: bool) -> None:
+def check_columns(types: Mapping[str, pa.DataType], specs: Sequence[HeadSpec]) -> None:
+    """Refuse columns that heads cannot read.
+
+    Args:
+        types: Types of the columns there are, by name.
+        specs: The annotations.
+
+    Raises:
+        ConfigError: A column is not there, or not text, or not a list of texts where that is wanted.
+    """
+    for spec in specs:
+        for role, name in spec.columns:
+            _check_column(name, types, wants_list=reads_list(spec, role))
+
+
+def _check_column(name: str, columns: Mapping[str, pa.DataType], *, wants_list: bool) -> None:
     if name not in columns:
         raise ConfigError(f"no column {name!r}", found=f"the columns {', '.join(columns)}")
-    kind = columns[name].type
+    kind = columns[name]
     if pa.types.is_null(kind):
         return
     if _is_list(kind) != wants_list or not _is_text(kind.value_type if wants_list else kind):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import date
 from pathlib import Path
@@ -16,8 +15,9 @@ from distilbatch.engine.resolution import resolve_heads
 from distilbatch.engine.spec import DeviceSpec, HeadSpec, WorkerSpec
 from distilbatch.errors import CheckpointError, ConfigError
 from distilbatch.fingerprint import canonical_json, fingerprint, fingerprint_checkpoint
-from distilbatch.layout import RunLayout, SinkLayout
+from distilbatch.layout import RunLayout, SinkLayout, published_name
 from distilbatch.pipeline import load_pipeline, pipeline_fingerprint
+from distilbatch.source.paths import is_listed
 
 # Raised by hand when tokenization, truncation or decoding changes what comes out for the same settings.
 PROCESSING_VERSION = 2
@@ -105,7 +105,8 @@ def resolve_job(config: Config, *, day: date | None = None, limit: int | None = 
         limit: Most rows to label, for a sample; None for all.
 
     Raises:
-        ConfigError: Templates, pipeline or annotations are wrong, or ``limit`` is below 1.
+        ConfigError: Templates, pipeline or annotations are wrong, the source would hold what the sink publishes, or
+            ``limit`` is below 1.
         CheckpointError: A checkpoint is missing or not a DistilBERT sequence classifier.
     """
     if limit is not None and limit < 1:
@@ -115,6 +116,7 @@ def resolve_job(config: Config, *, day: date | None = None, limit: int | None = 
         window = f"{window}-limit{limit}"
     dated_source = "{{" in config.source.path
     config = render(config, day=day, window=window)
+    _refuse_own_output(config)
     pipeline = load_pipeline(Path(config.pipeline)) if config.pipeline else None
     annotations = config.annotations(pipeline)
     hooked = pipeline is not None and (pipeline.before or pipeline.after)
@@ -124,12 +126,32 @@ def resolve_job(config: Config, *, day: date | None = None, limit: int | None = 
     return Job(config, window, limit, heads, digests, semantic, dated_source)
 
 
+def _refuse_own_output(config: Config) -> None:
+    """A run that finds its own output in its source would label it again every night."""
+    root, layout = Path(config.source.path).resolve(), SinkLayout(Path(config.sink.path))
+    if root.is_file():
+        return
+    partition = tuple((name, "value") for name in config.sink.partition_by)
+    name = RunLayout(layout.root, "", "").published(partition, published_name(0, "0" * 12, 0, 1))
+    data = layout.data.resolve()
+    published = data / name.relative_to(layout.data)
+    inside = published.is_relative_to(root) and is_listed(published.relative_to(root).as_posix(), config.source.glob)
+    if inside or root.is_relative_to(data):
+        raise ConfigError(
+            "sink.path: the source would hold what this job publishes, and label it again",
+            expected=f"a source without {data}",
+            found=f"source.path {config.source.path!r} with the glob {config.source.glob!r}",
+            remedy="write to a folder beside the source, or set source.glob to leave the output out",
+        )
+
+
 def new_plan(job: Job, **content: Any) -> PlanRecord:  # noqa: ANN401 - the remaining fields of the record
     """A plan record with the job's identity filled in."""
     return PlanRecord(
         job=job.name,
         window=job.window,
         source_root=str(job.source_root),
+        source_glob=job.config.source.glob,
         model_fingerprints=job.model_fingerprints,
         model_sources=job.model_sources,
         semantic=job.semantic,
@@ -137,18 +159,6 @@ def new_plan(job: Job, **content: Any) -> PlanRecord:  # noqa: ANN401 - the rema
         version=__version__,
         **content,
     )
-
-
-def differences(plan: PlanRecord, job: Job) -> list[str]:
-    """What would change the results between a plan and the job as it is now; empty when nothing would."""
-    found = []
-    for name in sorted(plan.model_fingerprints.keys() | job.model_fingerprints.keys()):
-        before, now = plan.model_fingerprints.get(name), job.model_fingerprints.get(name)
-        if before != now:
-            planned, present = plan.model_sources.get(name), job.model_sources.get(name)
-            found.append(f"model of {name!r}: planned {_model(before, planned)}, now {_model(now, present)}")
-    found += _value_differences("", plan.semantic, job.semantic)
-    return found
 
 
 def model_fingerprint(job: Job) -> str:
@@ -190,25 +200,6 @@ def worker_spec(job: Job, plan: PlanRecord, *, precision: str | None = None) -> 
             **({"model_sources": canonical_json(plan.model_sources).decode()} if plan.model_sources else {}),
         },
     )
-
-
-def _value_differences(path: str, before: Any, now: Any) -> list[str]:  # noqa: ANN401 - JSON values
-    if isinstance(before, Mapping) and isinstance(now, Mapping):
-        keys = sorted(before.keys() | now.keys())
-        return [
-            line
-            for key in keys
-            for line in _value_differences(f"{path}.{key}" if path else key, before.get(key), now.get(key))
-        ]
-    if isinstance(before, list) and isinstance(now, list) and len(before) == len(now):
-        pairs = enumerate(zip(before, now, strict=True))
-        return [line for index, (a, b) in pairs for line in _value_differences(f"{path}.{index}", a, b)]
-    return [] if before == now else [f"{path}: planned {before!r}, now {now!r}"]
-
-
-def _model(digest: str | None, source: str | None) -> str:
-    short = "none" if digest is None else digest[:12]
-    return f"{short} ({source})" if source else short
 
 
 def _number(value: int | str) -> int | None:

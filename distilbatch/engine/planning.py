@@ -10,8 +10,9 @@ from distilbatch.commit.claims import ClaimChain, claimed_ranges
 from distilbatch.commit.ledger import RunLedger
 from distilbatch.commit.records import BadFileRecord, PlanRecord, encode_schema
 from distilbatch.commit.store import Store
-from distilbatch.engine.job import Job, differences, model_fingerprint, new_plan
-from distilbatch.errors import ConflictError
+from distilbatch.engine.changes import refuse_changes
+from distilbatch.engine.feasible import refuse_impossible
+from distilbatch.engine.job import Job, model_fingerprint, new_plan
 from distilbatch.fingerprint import fingerprint
 from distilbatch.records import Shard
 from distilbatch.shards.planner import DEFAULT_MAX_TEXT_BYTES, plan_shards, suitable_max_rows
@@ -73,7 +74,8 @@ def earlier_job(job: Job, plan: PlanRecord) -> Job:
     """
     source = job.config.source
     path = plan.source_root if Path(plan.source_root).exists() else source.path
-    config = job.config.model_copy(update={"source": source.model_copy(update={"path": path})})
+    update = {"path": path, "glob": plan.source_glob or source.glob}
+    config = job.config.model_copy(update={"source": source.model_copy(update=update)})
     return replace(job, config=config, window=plan.window, limit=plan.limit)
 
 
@@ -87,6 +89,7 @@ def obtain_plan(job: Job, store: Store, *, list_files: Callable[[Job], Listing] 
 
     Raises:
         ConflictError: The run key was planned with another model or config; the message says what differs.
+        DistilbatchError: There is no plan, and what :func:`list_source` and :func:`refuse_impossible` raise.
     """
     ledger = RunLedger(store, job.layout)
     plan = ledger.plan()
@@ -95,63 +98,11 @@ def obtain_plan(job: Job, store: Store, *, list_files: Callable[[Job], Listing] 
         claimed = next((entry for entry in chain.plans() if entry.window == job.window), None)
         if claimed is None:
             listing = list_files(job)
+            refuse_impossible(job, listing)
             claimed = chain.claim(lambda earlier: build_plan(job, listing, earlier))
         plan = ledger.create_plan(claimed)
     refuse_changes(plan, job)
     return plan
-
-
-def refuse_changes(plan: PlanRecord, job: Job) -> None:
-    """Refuse to go on with a plan that was made for something else.
-
-    Raises:
-        ConflictError: Model or semantic config differ.
-    """
-    if changes := differences(plan, job):
-        raise ConflictError(
-            f"{plan.run_key} was planned with other settings",
-            expected="the model and settings of the plan",
-            found="; ".join(changes),
-            remedy=_pin(plan, job) + "restore them, or choose another job.name or sink.path",
-        )
-
-
-def _pin(plan: PlanRecord, job: Job) -> str:
-    """How to go on with the planned commits of hub ids; empty where that is of no use."""
-    moved = [name for name, now in job.model_sources.items() if plan.model_sources.get(name, now) != now]
-    pins = [f"revision: {plan.model_sources[name].rpartition('@')[2]} of {name!r}" for name in moved]
-    return f"set {', '.join(pins)} to go on; " if pins else ""
-
-
-def changed_files(plan: PlanRecord, listing: Listing, fragments: set[int]) -> list[str]:
-    """Name the planned files that are not in a listing as they were planned.
-
-    Args:
-        plan: The plan.
-        listing: The source.
-        fragments: Indices of the plan's files to look at.
-    """
-    present = {fragment.path: fragment.identity for fragment in listing.fragments}
-    return [
-        f"{plan.fragments[index].path} ({'changed' if plan.fragments[index].path in present else 'gone'})"
-        for index in sorted(fragments)
-        if present.get(plan.fragments[index].path) != plan.fragments[index].identity
-    ]
-
-
-def refuse_changed_files(plan: PlanRecord, listing: Listing, fragments: set[int]) -> None:
-    """Refuse to go on when files that still have work are not as they were planned.
-
-    Raises:
-        ConflictError: A planned file is gone or has changed; the message names all of them.
-    """
-    if changed := changed_files(plan, listing, fragments):
-        raise ConflictError(
-            f"{plan.run_key}: the source is not what was planned",
-            expected="the files as they were at planning time",
-            found=", ".join(changed[:10]) + (f" and {len(changed) - 10} more" if len(changed) > 10 else ""),
-            remedy="restore them, or start a new run with another job.name or sink.path",
-        )
 
 
 def _with_used_fragments(job: Job, listing: Listing, shards: Sequence[Shard]) -> PlanRecord:

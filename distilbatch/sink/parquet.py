@@ -9,7 +9,7 @@ from types import TracebackType
 
 import pyarrow as pa
 
-from distilbatch.errors import DataError
+from distilbatch.errors import ConfigError, DataError
 from distilbatch.oserrors import storing
 from distilbatch.records import Partition, StagedFile
 from distilbatch.sink.partitions import check_partition_types, split
@@ -80,8 +80,8 @@ class ParquetStager:
             batch: Rows of the schema of the first call; may be empty.
 
         Raises:
-            ConfigError: The rows cannot be partitioned as asked.
-            DataError: Another schema than before, or too many partitions.
+            ConfigError: The rows cannot be partitioned as asked, or into too many files.
+            DataError: Another schema than before, or a partition value that is not UTF-8.
             ResourceError: The disk is full.
             SetupError: The file system failed.
             ValueError: The stager is closed or has failed.
@@ -145,11 +145,11 @@ class ParquetStager:
         file = self._files.get(partition)
         if file is None:
             if len(self._files) == self._max_open_files:
-                raise DataError(
+                raise ConfigError(
                     f"partition_by {', '.join(self._partition_by)} gives too many files",
                     expected=f"at most {self._max_open_files} distinct values in a shard",
                     found=f"another one: {partition}",
-                    remedy="partition by a column with fewer values, or not at all",
+                    remedy="partition by a column with fewer values or not at all, or lower engine.shard_rows",
                 )
             path = self._path_for(len(self._files))
             file = OpenFile(path, partition, schema=schema.remove_metadata(), file_format=self._format)

@@ -58,7 +58,8 @@ def split(batch: pa.RecordBatch, partition_by: Sequence[str]) -> Iterator[tuple[
         partition_by: Partition columns, checked before; may be empty.
 
     Raises:
-        DataError: A value is not UTF-8, or too long for a folder name.
+        ConfigError: A value is too long for a folder name.
+        DataError: A value is not UTF-8.
     """
     rest = batch.drop_columns(list(partition_by)) if partition_by else batch
     if not partition_by:
@@ -92,7 +93,7 @@ def _check_lengths(partition: Partition) -> None:
     for name, value in partition:
         segment_bytes = len(partition_segment(name, value).encode())
         if segment_bytes > MAX_SEGMENT_BYTES:
-            raise DataError(
+            raise ConfigError(
                 f"partition column {name!r}",
                 expected=f"values whose folder name has at most {MAX_SEGMENT_BYTES} bytes",
                 found=f"a value that needs {segment_bytes}",

@@ -39,6 +39,12 @@ def find_files(root: Path, *, glob: str) -> tuple[list[str], list[BadFile]]:
     return sorted(walk.found), sorted(walk.bad, key=lambda bad: bad.path)
 
 
+def is_listed(path: str, glob: str) -> bool:
+    """Whether :func:`find_files` would find a file of this path, relative to its folder."""
+    parts = tuple(path.split("/"))
+    return not any(part.startswith(_HIDDEN) for part in parts) and _match(tuple(glob.split("/")), parts)
+
+
 def parse_hive(path: str) -> Partition:
     """Return the ``key=value`` folders of a path, percent-decoded, in path order.
 

@@ -12,7 +12,7 @@ import torch
 from engine_samples import MAX_POSITIONS, WORDS, random_texts, topic_spec, write_checkpoint
 
 from distilbatch import schema
-from distilbatch.engine import registry
+from distilbatch.engine import preparation
 from distilbatch.engine.annotated import AnnotatedBuffer, TokenizedBuffer, row_array
 from distilbatch.engine.heads import Heads
 from distilbatch.engine.spec import DeviceSpec, HeadSpec
@@ -394,5 +394,5 @@ def test_the_row_column_has_its_published_type(topic):
 
 
 def test_the_default_length_has_a_limit_of_its_own(topic, monkeypatch):
-    monkeypatch.setattr(registry, "DEFAULT_MAX_LENGTH", 6)
+    monkeypatch.setattr(preparation, "DEFAULT_MAX_LENGTH", 6)
     assert annotate(load(topic), ["bada " * 20]).num_tokens[0] == 6

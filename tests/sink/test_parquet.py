@@ -109,7 +109,7 @@ def test_partitions_become_files_in_first_seen_order_without_their_columns(tmp_p
 
 def test_too_many_partitions_end_the_shard_with_a_remedy_and_leave_nothing(tmp_path):
     message = r"partition_by k gives too many files; expected at most 3 distinct values.*; partition by a column with"
-    with pytest.raises(DataError, match=message):
+    with pytest.raises(ConfigError, match=message):
         stage(tmp_path, [batch(range(4), k=["a", "b", "c", "d"])], partition_by=["k"], max_open_files=3)
     assert os.listdir(tmp_path) == []
 

@@ -76,7 +76,7 @@ def test_at_least_one_column_has_to_stay():
 
 
 def test_a_value_that_is_too_long_for_a_folder_name_is_refused_before_publishing():
-    with pytest.raises(DataError, match="at most 255 bytes; found a value that needs 302"):
+    with pytest.raises(ConfigError, match="at most 255 bytes; found a value that needs 302"):
         parts({"k": ["é" * 50], "n": [1]}, ["k"])
 
 
