@@ -19,7 +19,7 @@ from distilbatch.config.annotation_base import AnnotationSection
 from distilbatch.config.annotations import Annotation, TextClassification
 from distilbatch.config.fields import repeated_name
 from distilbatch.config.problems import key_text, problems_of
-from distilbatch.errors import ConfigError
+from distilbatch.errors import ConfigError, DistilbatchError
 from distilbatch.fingerprint import sha256_bytes
 
 if TYPE_CHECKING:
@@ -81,7 +81,8 @@ def load_pipeline(path: Path) -> Pipeline:
     code is used, and hooks travel to other processes by value.
 
     Raises:
-        ConfigError: The file cannot be read or run, or defines no ``PIPELINE``.
+        ConfigError: The file cannot be read or run, ends the program, or defines no ``PIPELINE``.
+        DistilbatchError: The library raised another error inside the file.
     """
     code = _compile(path)
     module = ModuleType(f"distilbatch_pipeline_{path.stem}")
@@ -93,19 +94,15 @@ def load_pipeline(path: Path) -> Pipeline:
         raise ConfigError(f"{_place(path, error)}: TextClassification: {'; '.join(problems)}") from error
     except ConfigError as error:
         raise ConfigError(f"{_place(path, error)}: {error}") from error
-    # What the user's own statements can commonly raise; anything else keeps its traceback.
-    except (
-        ArithmeticError,
-        AttributeError,
-        ImportError,
-        LookupError,
-        NameError,
-        OSError,
-        RuntimeError,
-        TypeError,
-        ValueError,
-    ) as error:
-        raise ConfigError(f"{_place(path, error)}: {type(error).__name__}: {error}") from error
+    except DistilbatchError:
+        raise  # of a library call inside the file: it says what to do, and its exit code is right
+    except SystemExit as error:
+        raise ConfigError(
+            f"{_place(path, error)}: it ends the program (SystemExit: {error.code})",
+            expected="a file that declares PIPELINE",
+        ) from error
+    except Exception as error:  # the user's own statements may raise anything
+        raise ConfigError(f"{_place(path, error)}: {type(error).__name__}: {error}".removesuffix(": ")) from error
     pipeline = module.__dict__.get("PIPELINE")
     if pipeline is None:
         raise ConfigError(f"{path}: no PIPELINE", remedy="end the file with PIPELINE = Pipeline(annotate=[...])")

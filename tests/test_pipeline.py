@@ -11,7 +11,7 @@ import pyarrow as pa
 import pytest
 
 from distilbatch.config import TextClassification
-from distilbatch.errors import ConfigError
+from distilbatch.errors import ConfigError, DataError
 from distilbatch.pipeline import Pipeline, load_pipeline, pipeline_fingerprint
 
 HEAD = "from distilbatch.config import TextClassification\nfrom distilbatch.pipeline import Pipeline\n"
@@ -70,6 +70,12 @@ def test_an_edited_file_is_read_again(write):
         ("x = 1\nif x\n", "job.py:2: not valid Python: expected ':'"),
         ("x = 1\ndef f():\n    return nope\nf()\n", "job.py:3: NameError: name 'nope' is not defined"),
         ("import no_such_module\n", "job.py:1: ModuleNotFoundError: No module named 'no_such_module'"),
+        ("raise Exception('settings missing')\n", "job.py:1: Exception: settings missing"),
+        ("\nassert 1 == 2\n", "job.py:2: AssertionError"),
+        (HEAD + "PIPELINE = Pipeline(annotate=[TextClassification(name='a')])\nimport sys\nsys.exit(0)\n",
+         "job.py:5: it ends the program (SystemExit: 0); expected a file that declares PIPELINE"),
+        ("def f():\n    raise SystemExit('bye')\nf()\n",
+         "job.py:2: it ends the program (SystemExit: bye); expected a file that declares PIPELINE"),
         (HEAD + "PIPELINE = Pipeline(annotate=[])\n",
          "job.py:3: Pipeline.annotate is empty; expected at least one annotation"),
         (HEAD + "PIPELINE = Pipeline(annotate=[\n    TextClassification(nam='a', top_k=0)])\n",
@@ -81,6 +87,16 @@ def test_a_wrong_pipeline_file_is_named_with_its_line(write, text, message):
     with pytest.raises(ConfigError) as caught:
         load_pipeline(write(text))
     assert str(caught.value) == message
+
+
+def test_an_error_of_the_library_inside_a_pipeline_file_keeps_its_exit_code(write):
+    with pytest.raises(DataError, match=r"^no rows$"):
+        load_pipeline(write("from distilbatch.errors import DataError\nraise DataError('no rows')\n"))
+
+
+def test_ctrl_c_inside_a_pipeline_file_stays_one(write):
+    with pytest.raises(KeyboardInterrupt):
+        load_pipeline(write("raise KeyboardInterrupt\n"))
 
 
 def test_a_missing_file_is_named(write, tmp_path):

@@ -15,7 +15,7 @@ import typer
 from distilbatch.cli.bench_tables import bench_tables, command_tables
 from distilbatch.cli.console import show, show_json
 from distilbatch.cli.failures import verb
-from distilbatch.cli.options import AsJson, Debug, Overrides
+from distilbatch.cli.options import AsJson, Debug, Overrides, local_path
 from distilbatch.errors import ConfigError, SetupError
 
 if TYPE_CHECKING:
@@ -30,9 +30,13 @@ _Configs = Annotated[
     list[str] | None,
     typer.Argument(metavar="[CONFIG]", help="A job to measure; without one, a classifier over a mix of lengths."),
 ]
-_Data = Annotated[Path | None, typer.Option("--data", metavar="PATH", help="Parquet to draw documents from.")]
+_Data = Annotated[
+    Path | None, typer.Option("--data", parser=local_path, metavar="PATH", help="Parquet to draw documents from.")
+]
 _Text = Annotated[str, typer.Option("--text", metavar="COLUMN", help="Its text column.")]
-_Model = Annotated[Path | None, typer.Option("--model", metavar="DIR", help="Checkpoint of a classifier.")]
+_Model = Annotated[
+    Path | None, typer.Option("--model", parser=local_path, metavar="DIR", help="Checkpoint of a classifier.")
+]
 _Documents = Annotated[
     int | None, typer.Option("--documents", metavar="N", min=1, help="Documents; else what the budget allows.")
 ]
@@ -52,8 +56,12 @@ _Jobs = Annotated[
     typer.Option("--jobs", metavar="ROWS,...", help="Time whole commands instead: 1000,50000:ray; and pipe's start."),
 ]
 _Seed = Annotated[int, typer.Option("--seed", help="Of documents and random weights.")]
-_Save = Annotated[Path | None, typer.Option("--save", metavar="FILE", help="Write the report as JSON, too.")]
-_Plot = Annotated[Path | None, typer.Option("--plot", metavar="FILE", help="Draw a bar plot, as SVG.")]
+_Save = Annotated[
+    Path | None, typer.Option("--save", parser=local_path, metavar="FILE", help="Write the report as JSON, too.")
+]
+_Plot = Annotated[
+    Path | None, typer.Option("--plot", parser=local_path, metavar="FILE", help="Draw a bar plot, as SVG.")
+]
 
 
 def bench(  # noqa: PLR0913, PLR0917 - the options of a command

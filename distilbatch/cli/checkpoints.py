@@ -9,12 +9,14 @@ import typer
 
 from distilbatch.cli.console import show, show_json
 from distilbatch.cli.failures import verb
-from distilbatch.cli.options import AsJson, Debug, Revision
+from distilbatch.cli.options import AsJson, Debug, Revision, local_name, local_path
 
 
 def convert(
-    source: Annotated[str, typer.Argument(metavar="SRC", help="A BERT checkpoint: a folder, or a hub id.")],
-    target: Annotated[Path, typer.Argument(metavar="DST", help="Folder to write; new or empty.")],
+    source: Annotated[
+        str, typer.Argument(metavar="SRC", parser=local_name, help="A BERT checkpoint: a folder, or a hub id.")
+    ],
+    target: Annotated[Path, typer.Argument(metavar="DST", parser=local_path, help="Folder to write; new or empty.")],
     revision: Revision = None,
     as_json: AsJson = False,
     debug: Debug = False,

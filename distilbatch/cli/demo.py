@@ -15,7 +15,7 @@ from rich.console import RenderableType
 from distilbatch.cli.console import show, show_json
 from distilbatch.cli.failures import verb
 from distilbatch.cli.interrupts import call_interruptibly
-from distilbatch.cli.options import AsJson, Debug
+from distilbatch.cli.options import AsJson, Debug, local_path
 from distilbatch.cli.tables import cell, command, new_table, run_tables
 
 if TYPE_CHECKING:
@@ -34,7 +34,9 @@ class EngineType(str, Enum):
 
 
 def demo(
-    out: Annotated[Path, typer.Option(metavar="DIR", help="Folder that everything is kept in.")] = Path("out/demo"),
+    out: Annotated[
+        Path, typer.Option(parser=local_path, metavar="DIR", help="Folder that everything is kept in.")
+    ] = Path("out/demo"),
     engine: Annotated[EngineType, typer.Option(help="A local Ray cluster, or one process.")] = EngineType.RAY,
     as_json: AsJson = False,
     debug: Debug = False,

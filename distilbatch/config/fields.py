@@ -30,6 +30,7 @@ __all__ = [
     "AutoNumber",
     "ColumnName",
     "Device",
+    "GlobText",
     "GpuShare",
     "Identifier",
     "JobName",
@@ -40,6 +41,7 @@ __all__ = [
     "TemplatedPath",
     "TimezoneName",
     "expected",
+    "path_problem",
     "plain_path",
     "refused",
     "repeated_name",
@@ -47,6 +49,7 @@ __all__ = [
 
 MAX_WHOLE = 2**31 - 1  # every limit ends up in a 32- or 64-bit integer
 _WHOLE = re.compile(r"[+-]?[0-9]{1,18}")
+_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")  # pathlib makes one slash of two
 _DECIMAL = re.compile(r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]{1,2})?")
 
 Location = tuple[str | int, ...]
@@ -184,14 +187,33 @@ def plain_path(value: str) -> str:
     """Return a path, or the like, that is written out.
 
     Raises:
-        PydanticCustomError: It is empty, holds a null character or a template.
+        PydanticCustomError: It is empty, a URL or below ``~``, or holds a null character or a template.
     """
     return _no_template(_path_text(value))
 
 
-def _path_text(value: str) -> str:
+def path_problem(text: str) -> str:
+    """Say why a path that somebody wrote would name another place than they mean; empty when it would not.
+
+    The text is not repeated: a URL may hold a password.
+    """
+    if _URL.match(text):
+        return "URLs are not opened; mount or copy what is there and give its path ('./' before a name that looks so)"
+    if text.startswith("~"):
+        return "'~' is not expanded; write the path in full ('./' before a name that begins so)"
+    return ""
+
+
+def _name_text(value: str) -> str:
     if not value or "\0" in value:
         raise expected("a path")
+    return value
+
+
+def _path_text(value: str) -> str:
+    _name_text(value)
+    if problem := path_problem(value):
+        raise refused(problem)
     return value
 
 
@@ -237,6 +259,7 @@ ColumnName = Annotated[str, Field(min_length=1)]
 Device = Annotated[
     str, AfterValidator(_Matching(r"auto|cpu|cuda(?::[0-9]{1,3})?", "'auto', 'cpu', 'cuda' or 'cuda:<index>'"))
 ]
+GlobText = Annotated[str, AfterValidator(_name_text), AfterValidator(_no_template)]
 Identifier = Annotated[str, AfterValidator(_Matching(r"[A-Za-z][A-Za-z0-9_]{0,63}", _IDENTIFIER))]
 JobName = Annotated[str, AfterValidator(_Matching(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", _NAME))]
 PathText = Annotated[str, BeforeValidator(_fspath), AfterValidator(plain_path)]

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, ValidationInfo, field_validator
 
-from distilbatch.config.fields import ColumnName, Number, PathText, Section, TemplatedPath, refused, repeated_name
+from distilbatch.config.fields import ColumnName, GlobText, Number, Section, TemplatedPath, refused, repeated_name
 
 __all__ = ["RESERVED_COLUMN", "Columns", "ParquetSink", "ParquetSource", "Sink", "Source"]
 
@@ -40,7 +40,7 @@ class ParquetSource(Section):
     path: TemplatedPath
     columns: Columns = Columns()
     partitioning: Literal["hive", "none"] = "hive"
-    glob: PathText = "**/*.parquet"
+    glob: GlobText = "**/*.parquet"
     on_bad_file: Literal["fail", "quarantine"] = "fail"
     max_doc_bytes: Annotated[int, Number(minimum=1024)] = 1 << 20
 

@@ -65,6 +65,22 @@ def test_a_mistyped_command_is_a_usage_error(call, place, arguments, message):
     assert ran.out == ""
 
 
+@pytest.mark.parametrize("path", ["s3://bucket/x", "~/x"])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("run",), ("status",), ("verify",), ("convert",), ("convert", "model"), ("demo", "--out"), ("bench", "--data"),
+        ("bench", "--model"), ("bench", "--save"), ("bench", "--plot"), ("pipe", "--model"),
+    ],
+    ids=" ".join,
+)  # fmt: skip
+def test_a_path_that_names_another_place_than_is_meant_is_a_usage_error(call, place, arguments, path):
+    ran = call(*arguments, path)
+    assert (ran.code, ran.out) == (2, "")
+    assert ("URLs are not opened" if ":" in path else "'~' is not expanded") in ran.err
+    assert {item.name for item in place.folder.iterdir()} == {"model", "source", "job.yaml"}
+
+
 def test_the_entry_point_is_there():
     scripts = [line for line in (ROOT / "pyproject.toml").read_text().splitlines() if line.startswith("distilbatch =")]
     assert scripts == ['distilbatch = "distilbatch.cli:main"']

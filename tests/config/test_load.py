@@ -293,6 +293,28 @@ def test_paths_that_cannot_be_read_are_named(write, tmp_path):
     assert lines_of("a\0b") == ["a\0b: embedded null byte"]
 
 
+URL = "URLs are not opened; mount or copy what is there and give its path ('./' before a name that looks so)"
+HOME = "'~' is not expanded; write the path in full ('./' before a name that begins so)"
+
+
+@pytest.mark.parametrize("key", ["source.path", "sink.path", "annotate.0.model", "models.topic", "pipeline"])
+@pytest.mark.parametrize(
+    ("path", "problem"),
+    [("s3://b:secret@c/x", URL), ("FILE:///x", URL), ("file:/x", URL), ("~", HOME), ("~/x", HOME), ("~me/x", HOME)],
+)
+def test_a_path_that_names_another_place_than_is_meant_is_refused(write, key, path, problem):
+    assert f"-s {key}: {problem}" in lines_of(write(GOOD), overrides=[f"{key}='{path}'"])
+
+
+@pytest.mark.parametrize("path", ["./~x", "a~/b", "./s3://x", "a/b:/c", "12:/x"])
+def test_other_unusual_paths_are_taken(write, path):
+    assert load_config(write(GOOD), overrides=[f"sink.path='{path}'"], environ={}).sink.path == path
+
+
+def test_a_glob_may_begin_with_a_tilde(write):
+    assert load_config(write(GOOD), overrides=["source.glob='~*.parquet'"], environ={}).source.glob == "~*.parquet"
+
+
 def test_a_byte_order_mark_is_no_problem(write):
     name = write("")
     Path(name).write_bytes(b"\xef\xbb\xbf" + GOOD.encode())
