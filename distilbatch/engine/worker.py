@@ -77,8 +77,9 @@ class Worker:
 
         Raises:
             ConflictError: The source file is not the one that was planned.
-            DataError: Rows cannot be read, or a hook or the output broke a rule.
-            ResourceError: The disk is full.
+            DataError: Rows are damaged, or a hook or the output broke a rule.
+            ResourceError: The disk is full, or memory ran out.
+            SetupError: The storage of the source or of the output does not answer.
             InterruptedRunError: ``stop`` was set.
         """
         self._spec.layout.staging.mkdir(parents=True, exist_ok=True)

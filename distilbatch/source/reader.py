@@ -1,12 +1,8 @@
-"""Reads the rows of one shard in bounded record batches; nothing is kept between shards.
-
-Rows in are rows out: a row group that cannot be read either ends the shard or becomes that many error rows.
-"""
+"""Reads the rows of one shard in bounded record batches; nothing is kept between shards."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 
@@ -17,7 +13,7 @@ from pyarrow import types
 
 from distilbatch.errors import ConfigError, ConflictError, DataError, FileError
 from distilbatch.records import Fragment, SourceBatch
-from distilbatch.source.faults import reading
+from distilbatch.source.faults import patiently, reading
 from distilbatch.source.footers import (
     THRIFT_CONTAINER_ITEMS,
     THRIFT_STRING_BYTES,
@@ -26,6 +22,7 @@ from distilbatch.source.footers import (
     open_metadata,
     probe_chunks,
 )
+from distilbatch.source.row_groups import GroupRows, read_range
 from distilbatch.source.schemas import is_text
 from distilbatch.source.slices import cuts, row_bytes
 
@@ -33,7 +30,6 @@ FAIL = "fail"
 ERROR_ROWS = "error-rows"
 DEFAULT_BATCH_ROWS = 4096
 MAX_BATCH_BYTES = 32 << 20  # of text and bytes columns together, for each batch of more than one row
-_ATTEMPTS = 2  # a second reading helps against a network file system, not against a damaged page
 _READ_BUFFER_BYTES = 1 << 20
 _DICTIONARY_ENCODINGS = frozenset({"PLAIN_DICTIONARY", "RLE_DICTIONARY"})
 # Arrow can hand these out as dictionaries; the delta encodings it cannot.
@@ -65,12 +61,14 @@ def read_shard(  # noqa: PLR0913 - five of them describe one range of one fragme
         schema: Columns and types to return; a column the file lacks is null, partition keys come from the path.
         text_column: The documents' column of ``schema``.
         batch_rows: Most rows of a batch; batches are shorter where rows are long.
-        on_bad_rows: ``fail``, or ``error-rows``: rows that cannot be read are null and carry the error.
+        on_bad_rows: ``fail``, or ``error-rows``: rows that are damaged are null and carry the error.
 
     Raises:
         ConfigError: ``on_bad_rows`` has no such value, or ``schema`` lacks the text column.
         ConflictError: The file is not the one that was planned, or is gone.
-        DataError: A row group cannot be read and ``on_bad_rows`` is ``fail``.
+        DataError: A row group is damaged and ``on_bad_rows`` is ``fail``.
+        ResourceError: Memory or file handles ran out, also after a while.
+        SetupError: The storage did not answer, also after a while.
         ValueError: The range is not inside the fragment, or ``batch_rows`` is not positive.
     """
     if on_bad_rows not in (FAIL, ERROR_ROWS):
@@ -83,63 +81,15 @@ def read_shard(  # noqa: PLR0913 - five of them describe one range of one fragme
             f"found [{row_start}, {row_stop}) and {batch_rows}"
         )
     path = root if root.is_file() else root / fragment.path
-    return _read_range(_Source(path, fragment, schema), row_start, row_stop, batch_rows, on_bad_rows == ERROR_ROWS)
+    source = _Source(path, fragment, schema)
+    return _read(source, row_start, row_stop, batch_rows=batch_rows, error_rows=on_bad_rows == ERROR_ROWS)
 
 
-def _read_range(
-    source: _Source, row_start: int, row_stop: int, batch_rows: int, error_rows: bool
+def _read(
+    source: _Source, row_start: int, row_stop: int, *, batch_rows: int, error_rows: bool
 ) -> Iterator[SourceBatch]:
     with source:
-        group_start = 0
-        for group, group_rows in enumerate(source.fragment.row_groups):
-            start, stop = max(row_start, group_start), min(row_stop, group_start + group_rows)
-            if start < stop:
-                rows = _GroupRows(group, group_start, start, stop)
-                yield from _read_group(source, rows, batch_rows=batch_rows, error_rows=error_rows)
-            group_start += group_rows
-        try:
-            source.check_identity()
-        except FileError as exc:
-            raise DataError(f"source file {source.fragment.path} cannot be read to its end", found=exc.found) from exc
-
-
-@dataclass(frozen=True, slots=True)
-class _GroupRows:
-    """Rows ``[start, stop)`` of the file, all in row group ``group``, whose first row is ``group_start``."""
-
-    group: int
-    group_start: int
-    start: int
-    stop: int
-
-
-def _read_group(source: _Source, rows: _GroupRows, *, batch_rows: int, error_rows: bool) -> Iterator[SourceBatch]:
-    position = rows.start  # the next row to hand out
-    for attempt in range(1, _ATTEMPTS + 1):
-        try:
-            remaining = _GroupRows(rows.group, rows.group_start, position, rows.stop)
-            for batch in source.batches(remaining, batch_rows):
-                yield SourceBatch(batch, position)
-                position += batch.num_rows
-        except FileError as exc:
-            fault = exc
-            source.reopen()
-        else:
-            return
-        if attempt == _ATTEMPTS:
-            break
-    where = f"row group {rows.group} of {source.fragment.path}"
-    if not error_rows:
-        raise DataError(
-            f"{where} cannot be read",
-            found=fault.found,
-            remedy="repair or remove the file, or set on_bad_rows: error-rows to keep its rows as error rows",
-        ) from fault
-    for start in range(position, rows.stop, batch_rows):
-        num_rows = min(batch_rows, rows.stop - start)
-        nulls = [pa.nulls(num_rows, field.type) for field in source.schema]
-        batch = pa.RecordBatch.from_arrays(nulls, schema=source.schema)
-        yield SourceBatch(batch, start, error=f"{where} cannot be read: {fault.found}")
+        yield from read_range(source, row_start, row_stop, batch_rows=batch_rows, error_rows=error_rows)
 
 
 class _Source:
@@ -153,7 +103,7 @@ class _Source:
         self._file: pa.NativeFile | None = None
 
     def __enter__(self) -> _Source:
-        self.reopen()
+        patiently(self.reopen)
         return self
 
     def __exit__(
@@ -168,7 +118,7 @@ class _Source:
             self._file.close()
         fragment = self.fragment
         try:
-            with reading(fragment.path):
+            with reading(fragment.path, opening=True):
                 self._file = pa.OSFile(str(self.path))
                 self.check_identity()
                 metadata = open_metadata(self._file)
@@ -214,7 +164,7 @@ class _Source:
             remedy="put the planned file back, or start a new logical window",
         )
 
-    def batches(self, rows: _GroupRows, batch_rows: int) -> Iterator[pa.RecordBatch]:
+    def batches(self, rows: GroupRows, batch_rows: int) -> Iterator[pa.RecordBatch]:
         """Yield ``rows`` in the wanted schema.
 
         Raises:
