@@ -85,7 +85,7 @@ class Worker:
         self._spec.layout.staging.mkdir(parents=True, exist_ok=True)
         attempt = Attempt(task, trace=self._spec.layout.trace(task.shard.index), stop=stop)
         clock, start = StageClock(), time.perf_counter()
-        tally = Tally()
+        tally = self._tally()
         try:
             with self._stager(attempt) as stager, closing(self._predicted(attempt, clock)) as predicted:
                 for item in predicted:
@@ -148,7 +148,10 @@ class Worker:
             return
         predicted = self._predict(batch, tokenized, attempt, clock)
         if stage == DECODE:
-            self._assemble(predicted, attempt, Tally())
+            self._assemble(predicted, attempt, self._tally())
+
+    def _tally(self) -> Tally:
+        return Tally([head.name for head in self._spec.heads])
 
     def _stager(self, attempt: Attempt) -> ParquetStager:
         spec, shard = self._spec, attempt.task.shard

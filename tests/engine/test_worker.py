@@ -20,6 +20,7 @@ from engine_samples import (
 )
 
 from distilbatch import schema
+from distilbatch.engine import tally
 from distilbatch.engine.attempt import DECODE, PREDICT, PROBE, TOKENIZE, Attempt
 from distilbatch.engine.spec import DeviceSpec, ShardTask
 from distilbatch.engine.worker import CRASH_MESSAGE, Worker
@@ -153,6 +154,30 @@ def test_several_heads_write_a_column_each(source, tmp_path, checkpoint):
     assert [len(item["scores"]) for item in table.column("tone").to_pylist()] == [2] * 250
     assert sum(result.label_counts["tone"].values()) == sum(result.label_counts["topic"].values()) == 250
     assert result.metrics["tokens_computed"] == 2 * result.metrics["tokens"]
+
+
+@pytest.mark.parametrize("values", [["a", "b"], [1, 2], [None, "a"]], ids=str)
+def test_only_heads_have_their_labels_counted(tmp_path, checkpoint, values):
+    structs = pa.array([{"label": value} for value in values])
+    source = write_source(tmp_path / "in", ["bada", "kego"], meta=structs)
+    result, table = Work(source, tmp_path / "out", checkpoint, passthrough=("id", "meta")).process()
+    assert table.column("meta").to_pylist() == structs.to_pylist()
+    assert list(result.label_counts) == ["topic"]
+
+
+def test_labels_of_a_hook_are_counted_as_far_as_they_are_labels(source, tmp_path, checkpoint, pipeline, monkeypatch):
+    def counts(labels: str, rows: int) -> dict[str, dict[str, int]]:
+        topic = f'pa.StructArray.from_arrays([{labels}], ["label"])'
+        hook = pipeline(after=f'return batch.set_column(1, "topic", {topic})')
+        return Work(source, tmp_path / "out", checkpoint, pipeline=hook).process(0, rows)[0].label_counts
+
+    as_text = 'batch.column("id").cast(pa.string())'
+    monkeypatch.setattr(tally, "MAX_COUNTED_LABELS", 200)
+    assert counts('pa.array(["x", None] * (batch.num_rows // 2))', 64) == {"topic": {"x": 32}}
+    assert counts(as_text, 200) == {"topic": {str(row): 1 for row in range(200)}}
+    assert counts(as_text, 201) == {}
+    assert counts(as_text, 250) == {}
+    assert counts('batch.column("id")', 250) == {}
 
 
 def test_documents_without_text_are_rows_all_the_same(tmp_path, checkpoint):
