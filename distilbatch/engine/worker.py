@@ -30,6 +30,7 @@ from distilbatch.engine.spec import ShardTask, WorkerSpec
 from distilbatch.engine.stages import Background, StageClock
 from distilbatch.engine.tally import Tally
 from distilbatch.errors import ConfigError
+from distilbatch.oserrors import storing
 from distilbatch.pipeline import load_pipeline
 from distilbatch.records import Fragment, HeadOutput, ShardResult, SourceBatch
 from distilbatch.sink.parquet import ParquetStager
@@ -82,7 +83,9 @@ class Worker:
             SetupError: The storage of the source or of the output does not answer.
             InterruptedRunError: ``stop`` was set.
         """
-        self._spec.layout.staging.mkdir(parents=True, exist_ok=True)
+        staging = self._spec.layout.staging
+        with storing("create", staging):
+            staging.mkdir(parents=True, exist_ok=True)
         attempt = Attempt(task, trace=self._spec.layout.trace(task.shard.index), stop=stop)
         clock, start = StageClock(), time.perf_counter()
         tally = self._tally()

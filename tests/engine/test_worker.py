@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import errno
+import os
 import threading
 from collections import Counter
 from pathlib import Path
@@ -24,7 +26,7 @@ from distilbatch.engine import tally
 from distilbatch.engine.attempt import DECODE, PREDICT, PROBE, TOKENIZE, Attempt
 from distilbatch.engine.spec import DeviceSpec, ShardTask
 from distilbatch.engine.worker import CRASH_MESSAGE, Worker
-from distilbatch.errors import ConfigError, ConflictError, DataError, InterruptedRunError
+from distilbatch.errors import ConfigError, ConflictError, DataError, InterruptedRunError, ResourceError
 from distilbatch.records import Shard, ShardResult
 from distilbatch.sink.parquet import read_footer
 from distilbatch.source.listing import Listing
@@ -185,6 +187,17 @@ def test_documents_without_text_are_rows_all_the_same(tmp_path, checkpoint):
     result, table = Work(source, tmp_path / "out", checkpoint).process()
     assert result.statuses == {"ok": 1, "null": 1, "empty": 2, "repaired": 1}
     assert table.column("topic").is_valid().to_pylist() == [True, False, False, False, True]
+
+
+def test_a_disk_without_room_for_the_staging_folder_is_no_bug(source, tmp_path, checkpoint, monkeypatch):
+    work = Work(source, tmp_path / "out", checkpoint)
+
+    def full(*args, **kwargs):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "mkdir", full)
+    with pytest.raises(ResourceError, match=r"cannot create .*staging; .* found No space left on device"):
+        work.process()
 
 
 # --- The output file -------------------------------------------------------------------------------------------------
