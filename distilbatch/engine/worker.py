@@ -35,6 +35,7 @@ from distilbatch.pipeline import load_pipeline
 from distilbatch.records import Fragment, HeadOutput, ShardResult, SourceBatch
 from distilbatch.sink.parquet import ParquetStager
 from distilbatch.sink.utf8 import valid_utf8
+from distilbatch.source.open_files import OpenFiles
 from distilbatch.source.reader import read_shard
 
 CRASH_MESSAGE = "WORKER_CRASH: computing this row killed its worker process"
@@ -66,6 +67,7 @@ class Worker:
         self._heads = heads or Heads(spec.heads, device=spec.device, max_doc_bytes=spec.max_doc_bytes)
         pipeline = load_pipeline(spec.pipeline) if spec.pipeline else None
         self._read_columns = {spec.text_column} | {name for head in spec.heads for _, name in head.columns}
+        self._files = OpenFiles()
         self._before = pipeline.before if pipeline else None
         self._after = pipeline.after if pipeline else None
 
@@ -190,6 +192,7 @@ class Worker:
             text_column=self._spec.text_column,
             batch_rows=self._spec.sort_buffer_rows,
             on_bad_rows="error-rows" if self._spec.error_rows else "fail",
+            files=self._files,
         )
 
     def _tokenize(

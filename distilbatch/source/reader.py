@@ -1,17 +1,17 @@
-"""Reads the rows of one shard in bounded record batches; nothing is kept between shards."""
+"""Reads the rows of one shard in bounded record batches."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
-from types import TracebackType
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from pyarrow import types
 
-from distilbatch.errors import ConfigError, ConflictError, DataError, FileError
+from distilbatch.errors import ConfigError, ConflictError, DataError, FileError, StopError
 from distilbatch.records import Fragment, SourceBatch
 from distilbatch.source.faults import patiently, reading
 from distilbatch.source.footers import (
@@ -22,6 +22,7 @@ from distilbatch.source.footers import (
     open_metadata,
     probe_chunks,
 )
+from distilbatch.source.open_files import OpenFiles, RowGroupRows
 from distilbatch.source.row_groups import GroupRows, read_range
 from distilbatch.source.schemas import is_text
 from distilbatch.source.slices import cuts, row_bytes
@@ -46,6 +47,7 @@ def read_shard(  # noqa: PLR0913 - five of them describe one range of one fragme
     text_column: str,
     batch_rows: int = DEFAULT_BATCH_ROWS,
     on_bad_rows: str = FAIL,
+    files: OpenFiles | None = None,
 ) -> Iterator[SourceBatch]:
     """Yield the rows ``[row_start, row_stop)`` of a fragment in order, each exactly once.
 
@@ -62,6 +64,7 @@ def read_shard(  # noqa: PLR0913 - five of them describe one range of one fragme
         text_column: The documents' column of ``schema``.
         batch_rows: Most rows of a batch; batches are shorter where rows are long.
         on_bad_rows: ``fail``, or ``error-rows``: rows that are damaged are null and carry the error.
+        files: Where the file waits for the next shard; None closes it.
 
     Raises:
         ConfigError: ``on_bad_rows`` has no such value, or ``schema`` lacks the text column.
@@ -82,13 +85,14 @@ def read_shard(  # noqa: PLR0913 - five of them describe one range of one fragme
         )
     path = root if root.is_file() else root / fragment.path
     source = _Source(path, fragment, schema)
-    return _read(source, row_start, row_stop, batch_rows=batch_rows, error_rows=on_bad_rows == ERROR_ROWS)
+    lent = (files or OpenFiles(keep=False)).lend(source, row_start=row_start)
+    return _read(lent, row_start, row_stop, batch_rows=batch_rows, error_rows=on_bad_rows == ERROR_ROWS)
 
 
 def _read(
-    source: _Source, row_start: int, row_stop: int, *, batch_rows: int, error_rows: bool
+    lent: AbstractContextManager[_Source], row_start: int, row_stop: int, *, batch_rows: int, error_rows: bool
 ) -> Iterator[SourceBatch]:
-    with source:
+    with lent as source:
         yield from read_range(source, row_start, row_stop, batch_rows=batch_rows, error_rows=error_rows)
 
 
@@ -101,21 +105,34 @@ class _Source:
         self.schema = schema
         self._partition = dict(fragment.partition)
         self._file: pa.NativeFile | None = None
+        self._rows: RowGroupRows | None = None  # of the row group that is half read
 
-    def __enter__(self) -> _Source:
-        patiently(self.reopen)
-        return self
+    @property
+    def next_row(self) -> int:
+        """The row of the file that comes next; 0 where the next reading starts a row group."""
+        return 0 if self._rows is None else self._rows.next_row
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def is_like(self, other: object) -> bool:
+        """Whether the other one reads the same columns of the same file."""
+        return isinstance(other, _Source) and (self.path, self.fragment, self.schema) == (
+            other.path,
+            other.fragment,
+            other.schema,
+        )
+
+    def open(self) -> None:
+        """Open the file; if it is, check that its name still stands for it."""
+        patiently(self.reopen if self._file is None else self._check_name)
+
+    def close(self) -> None:
+        """Close the file."""
+        self._rows = None
         if self._file is not None:
             self._file.close()
 
     def reopen(self) -> None:
         """Open the file, check that it is the planned one, and parse its footer again."""
-        if self._file is not None:
-            self._file.close()
+        self.close()
         fragment = self.fragment
         try:
             with reading(fragment.path, opening=True):
@@ -139,9 +156,19 @@ class _Source:
                     thrift_container_size_limit=THRIFT_CONTAINER_ITEMS,
                 )
         except FileError as exc:
-            if isinstance(exc.__cause__, FileNotFoundError):
-                raise self._conflict("no such file") from exc
-            raise DataError(f"source file {fragment.path} cannot be opened", found=exc.found) from exc
+            raise self._cannot_open(exc) from exc
+
+    def _check_name(self) -> None:
+        try:
+            with reading(self.fragment.path, opening=True), pa.OSFile(str(self.path)) as file:
+                self._check_planned(file)
+        except FileError as exc:
+            raise self._cannot_open(exc) from exc
+
+    def _cannot_open(self, error: FileError) -> StopError:
+        if isinstance(error.__cause__, FileNotFoundError):
+            return self._conflict("no such file")
+        return DataError(f"source file {self.fragment.path} cannot be opened", found=error.found)
 
     def check_identity(self) -> None:
         """Check that the open file is the one that was planned.
@@ -151,7 +178,10 @@ class _Source:
             FileError: It cannot be read.
         """
         with reading(self.fragment.path):
-            size, digest = identity(self._file)
+            self._check_planned(self._file)
+
+    def _check_planned(self, file: pa.NativeFile) -> None:
+        size, digest = identity(file)
         if (size, digest) != (self.fragment.size_bytes, self.fragment.footer_sha256):
             raise self._conflict(f"{size} bytes, footer {digest[:12]}")
 
@@ -170,25 +200,31 @@ class _Source:
         Raises:
             FileError: The row group cannot be read, or ends early.
         """
-        path, group = self.fragment.path, rows.group
+        path = self.fragment.path
         if not self._columns:
             raise FileError(path, found="none of the wanted columns")
-        position = rows.group_start
         with reading(path):
+            decoded = self._going_on(rows, batch_rows)
+            while decoded.next_row < rows.stop:
+                first = decoded.next_row
+                batch = decoded.take(min(rows.stop, first + batch_rows))
+                if batch is None:
+                    raise FileError(path, found=f"row group {rows.group} ends {rows.stop - first} rows early")
+                if decoded.next_row > rows.start:
+                    yield from self._conform(batch.slice(max(rows.start - first, 0)))
+        if rows.stop == rows.group_start + self.fragment.row_groups[rows.group]:
+            self._rows = None  # and with it the last pages
+
+    def _going_on(self, rows: GroupRows, batch_rows: int) -> RowGroupRows:
+        if self._rows is None or self._rows.group != rows.group or self._rows.next_row > rows.start:
             batches = self._parquet.iter_batches(
-                batch_size=self._rows_per_read(group, batch_rows),
-                row_groups=[group],
+                batch_size=self._rows_per_read(rows.group, batch_rows),
+                row_groups=[rows.group],
                 columns=self._columns,
                 use_threads=False,
             )
-            for batch in batches:
-                start, stop = max(rows.start - position, 0), min(rows.stop - position, batch.num_rows)
-                position += batch.num_rows
-                if start < stop:
-                    yield from self._conform(batch.slice(start, stop - start))
-                if position >= rows.stop:
-                    return
-        raise FileError(path, found=f"row group {group} ends {rows.stop - position} rows early")
+            self._rows = RowGroupRows(rows.group, rows.group_start, batches)
+        return self._rows
 
     def _rows_per_read(self, group: int, batch_rows: int) -> int:
         chunks = self._parquet.metadata.row_group(group)
