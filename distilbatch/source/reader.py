@@ -31,6 +31,8 @@ FAIL = "fail"
 ERROR_ROWS = "error-rows"
 DEFAULT_BATCH_ROWS = 4096
 MAX_BATCH_BYTES = 32 << 20  # of text and bytes columns together, for each batch of more than one row
+# Arrow adds texts that are not in the file's dictionary to one that it keeps, and copies, to the end of the row group.
+MAX_DICTIONARY_BYTES = 64 << 20
 _READ_BUFFER_BYTES = 1 << 20
 _DICTIONARY_ENCODINGS = frozenset({"PLAIN_DICTIONARY", "RLE_DICTIONARY"})
 # Arrow can hand these out as dictionaries; the delta encodings it cannot.
@@ -236,7 +238,8 @@ class _Source:
         """Choose the text columns to read as dictionaries.
 
         A dictionary page of a few MiB may stand for any number of long texts. Read as a dictionary it stays
-        small until each slice is decoded, so memory is bounded whatever the page says.
+        small until each slice is decoded, so memory is bounded whatever the page says. Writers give a dictionary up
+        where texts hardly repeat: then all of them end up in memory, unless the column is read as it is.
         """
         chosen = []
         for name in self._columns:
@@ -245,8 +248,11 @@ class _Source:
                 continue
             chunks = [metadata.row_group(group).column(leaves[0]) for group in range(metadata.num_row_groups)]
             encodings = {encoding for chunk in chunks for encoding in chunk.encodings}
-            is_bytes = all(chunk.physical_type == "BYTE_ARRAY" for chunk in chunks)
-            if is_bytes and encodings & _DICTIONARY_ENCODINGS and encodings <= _DICTIONARY_SAFE_ENCODINGS:
+            fits = all(
+                chunk.physical_type == "BYTE_ARRAY" and chunk.total_uncompressed_size <= MAX_DICTIONARY_BYTES
+                for chunk in chunks
+            )
+            if fits and encodings & _DICTIONARY_ENCODINGS and encodings <= _DICTIONARY_SAFE_ENCODINGS:
                 chosen.append(name)
         return chosen
 

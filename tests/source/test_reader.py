@@ -211,9 +211,12 @@ def test_a_dictionary_that_stands_for_far_more_is_decoded_in_slices(tmp_path):
     assert most < 128 << 20
 
 
-def test_memory_does_not_grow_with_the_file(tmp_path):
+@pytest.mark.parametrize("use_dictionary", [False, True])
+def test_memory_does_not_grow_with_the_file(tmp_path, monkeypatch, use_dictionary):
+    # The writer starts with a dictionary, and gives it up after its first MiB.
+    monkeypatch.setattr(reader, "MAX_DICTIONARY_BYTES", 4 << 20)
     texts = [os.urandom(512).hex() for _ in range(20_000)]
-    put(tmp_path / "a.parquet", {"text": texts}, row_group_size=20_000, use_dictionary=False)
+    put(tmp_path / "a.parquet", {"text": texts}, row_group_size=20_000, use_dictionary=use_dictionary)
     found = listing(tmp_path)
     before, most = pa.total_allocated_bytes(), 0
     fragment = found.fragments[0]
