@@ -10,7 +10,7 @@ from pathlib import Path
 from distilbatch.errors import ResourceError, SetupError, StopError
 
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
-_EXHAUSTED = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM})
+EXHAUSTED = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM})
 _FORBIDDEN = frozenset({errno.EACCES, errno.EPERM, errno.EROFS})
 _MISSING = frozenset({errno.ENOENT, errno.ENOTDIR})
 
@@ -30,7 +30,7 @@ def storage_error(error: OSError, *, doing: str, path: Path) -> StopError:
     if error.errno in _FULL:
         remedy = f"free space or raise the quota of {path.parent}, then run the same command again"
         return ResourceError(what, expected="room for the output", found=found, remedy=remedy)
-    if error.errno in _EXHAUSTED:
+    if error.errno in EXHAUSTED:
         remedy = "raise the limit (ulimit -n, memory) or use fewer workers, then run the same command again"
         return ResourceError(what, found=found, remedy=remedy)
     if error.errno in _FORBIDDEN:

@@ -20,6 +20,8 @@ from numpy.typing import NDArray
 
 Partition = tuple[tuple[str, str | None], ...]
 
+MAX_COUNTED_LABELS = 1000  # of a head; a column with more is no classification that a person reads the counts of
+
 
 class RowStatus(str, Enum):
     """What became of one input row; written to ``_row.status``."""
@@ -265,7 +267,7 @@ class ShardResult:
         statuses: Rows by status.
         schema_sha256: Digest of the written Arrow schema; all shards of a run must agree.
         metrics: Seconds by stage, tokens, resident bytes; figures only, nothing is decided by them.
-        label_counts: Per head, rows by label, where the head has labels.
+        label_counts: Per head, rows by label, where the head has labels and not more than ``MAX_COUNTED_LABELS``.
     """
 
     index: int

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from distilbatch.engine.spec import ShardTask
 from distilbatch.errors import InterruptedRunError
+from distilbatch.oserrors import storing
 from distilbatch.records import SourceBatch
 
 # In the order in which a death is looked into: the fewest rows first.
@@ -46,16 +47,20 @@ class Attempt:
 
         Raises:
             InterruptedRunError: The run is being stopped.
+            ResourceError: The disk is full.
+            SetupError: The file system failed.
         """
         if self._stop is not None and self._stop.is_set():
             raise InterruptedRunError(
                 f"shard {self.task.shard.index} was given up", remedy="run the same command again"
             )
-        if stage not in self._files:
-            self._path.parent.mkdir(parents=True, exist_ok=True)
-            self._files[stage] = os.open(_trace_file(self._path, stage), os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
         data = np.concatenate([[len(rows)], rows]).astype(np.int64).tobytes()
-        os.pwrite(self._files[stage], data, 0)
+        file = _trace_file(self._path, stage)
+        with storing("write", file):
+            if stage not in self._files:
+                file.parent.mkdir(parents=True, exist_ok=True)
+                self._files[stage] = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+            os.pwrite(self._files[stage], data, 0)
 
     def crashing_rows(self, buffer: SourceBatch) -> set[int]:
         """Buffer rows that must not be computed."""

@@ -9,6 +9,7 @@ from typing import Any
 
 from distilbatch.commit.ledger import RunLedger
 from distilbatch.commit.records import PlanRecord
+from distilbatch.records import MAX_COUNTED_LABELS
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +24,7 @@ class RunReport:
         num_rows: Rows of the run, over all its attempts.
         num_files: Published files.
         statuses: Rows by status.
-        label_counts: Per head, rows by label.
+        label_counts: Per head, rows by label; heads with more than ``MAX_COUNTED_LABELS`` labels are left out.
         tokens: Tokens of the documents, special tokens included.
         tokens_computed: Tokens that went through an encoder, summed over heads.
         documents_repeated: Documents that were not computed because another one nearby has the same tokens.
@@ -70,6 +71,7 @@ def summarize(ledger: RunLedger, plan: PlanRecord, *, state: str, seconds: float
     statuses: Counter[str] = Counter()
     figures: Counter[str] = Counter()
     labels: dict[str, Counter[str]] = {}
+    counted: Counter[str] = Counter()  # shards that counted the labels of a head
     resident, num_files = 0, 0
     for index in range(len(plan.shards)):
         record = ledger.shard(index)
@@ -81,6 +83,7 @@ def summarize(ledger: RunLedger, plan: PlanRecord, *, state: str, seconds: float
         resident = max(resident, int(record.metrics.get("resident_bytes", 0)))
         for head, counts in record.label_counts.items():
             labels.setdefault(head, Counter()).update(counts)
+            counted[head] += 1
     precision = ledger.precision(plan)
     stages = ("read", "tokenize", "forward", "decode", "write")
     return RunReport(
@@ -91,7 +94,11 @@ def summarize(ledger: RunLedger, plan: PlanRecord, *, state: str, seconds: float
         num_rows=plan.num_rows,
         num_files=num_files,
         statuses=dict(statuses),
-        label_counts={head: dict(counts.most_common()) for head, counts in labels.items()},
+        label_counts={
+            head: dict(counts.most_common())
+            for head, counts in labels.items()
+            if counted[head] == len(plan.shards) and len(counts) <= MAX_COUNTED_LABELS
+        },
         tokens=int(figures["tokens"]),
         tokens_computed=int(figures["tokens_computed"]),
         documents_repeated=int(figures["documents_repeated"]),

@@ -3,17 +3,25 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 
 import pyarrow as pa
 
 from distilbatch import schema
 from distilbatch.engine.annotated import AnnotatedBuffer
+from distilbatch.records import MAX_COUNTED_LABELS
 
 
 class Tally:
-    """Rows by status and label, tokens, and the schema that was written."""
+    """Rows by status and label, tokens, and the schema that was written.
 
-    def __init__(self) -> None:
+    Args:
+        heads: Names of the heads' columns. Others are the user's: their values belong into no record or report.
+    """
+
+    def __init__(self, heads: Sequence[str]) -> None:
+        self._heads = frozenset(heads)
+        self._uncounted: set[str] = set()
         self.statuses: Counter[str] = Counter()
         self.labels: dict[str, Counter[str]] = {}
         self.tokens = 0
@@ -36,7 +44,17 @@ class Tally:
         self.tokens += int(annotated.num_tokens.sum())
         self.schema_sha256 = schema.schema_sha256(batch.schema)
         for name, column in zip(batch.schema.names, batch.columns, strict=True):
-            if pa.types.is_struct(column.type) and column.type.get_field_index(schema.LABEL) >= 0:
-                labels = column.drop_null().field(schema.LABEL).value_counts()
-                counts = self.labels.setdefault(name, Counter())
-                counts.update({item["values"].as_py(): item["counts"].as_py() for item in labels})
+            if name in self._heads - self._uncounted:
+                self._count_labels(name, column)
+
+    def _count_labels(self, name: str, column: pa.Array) -> None:
+        index = column.type.get_field_index(schema.LABEL) if pa.types.is_struct(column.type) else -1
+        # The hook may have put anything into the column.
+        if index < 0 or not pa.types.is_string(column.type.field(index).type):
+            return
+        labels = column.drop_null().field(index).drop_null().value_counts()
+        counts = self.labels.setdefault(name, Counter())
+        counts.update({item["values"].as_py(): item["counts"].as_py() for item in labels})
+        if len(counts) > MAX_COUNTED_LABELS:
+            self._uncounted.add(name)
+            del self.labels[name]

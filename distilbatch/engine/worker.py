@@ -30,10 +30,12 @@ from distilbatch.engine.spec import ShardTask, WorkerSpec
 from distilbatch.engine.stages import Background, StageClock
 from distilbatch.engine.tally import Tally
 from distilbatch.errors import ConfigError
+from distilbatch.oserrors import storing
 from distilbatch.pipeline import load_pipeline
 from distilbatch.records import Fragment, HeadOutput, ShardResult, SourceBatch
 from distilbatch.sink.parquet import ParquetStager
 from distilbatch.sink.utf8 import valid_utf8
+from distilbatch.source.open_files import OpenFiles
 from distilbatch.source.reader import read_shard
 
 CRASH_MESSAGE = "WORKER_CRASH: computing this row killed its worker process"
@@ -65,6 +67,7 @@ class Worker:
         self._heads = heads or Heads(spec.heads, device=spec.device, max_doc_bytes=spec.max_doc_bytes)
         pipeline = load_pipeline(spec.pipeline) if spec.pipeline else None
         self._read_columns = {spec.text_column} | {name for head in spec.heads for _, name in head.columns}
+        self._files = OpenFiles()
         self._before = pipeline.before if pipeline else None
         self._after = pipeline.after if pipeline else None
 
@@ -77,14 +80,17 @@ class Worker:
 
         Raises:
             ConflictError: The source file is not the one that was planned.
-            DataError: Rows cannot be read, or a hook or the output broke a rule.
-            ResourceError: The disk is full.
+            DataError: Rows are damaged, or a hook or the output broke a rule.
+            ResourceError: The disk is full, or memory ran out.
+            SetupError: The storage of the source or of the output does not answer.
             InterruptedRunError: ``stop`` was set.
         """
-        self._spec.layout.staging.mkdir(parents=True, exist_ok=True)
+        staging = self._spec.layout.staging
+        with storing("create", staging):
+            staging.mkdir(parents=True, exist_ok=True)
         attempt = Attempt(task, trace=self._spec.layout.trace(task.shard.index), stop=stop)
         clock, start = StageClock(), time.perf_counter()
-        tally = Tally()
+        tally = self._tally()
         try:
             with self._stager(attempt) as stager, closing(self._predicted(attempt, clock)) as predicted:
                 for item in predicted:
@@ -147,7 +153,10 @@ class Worker:
             return
         predicted = self._predict(batch, tokenized, attempt, clock)
         if stage == DECODE:
-            self._assemble(predicted, attempt, Tally())
+            self._assemble(predicted, attempt, self._tally())
+
+    def _tally(self) -> Tally:
+        return Tally([head.name for head in self._spec.heads])
 
     def _stager(self, attempt: Attempt) -> ParquetStager:
         spec, shard = self._spec, attempt.task.shard
@@ -183,6 +192,7 @@ class Worker:
             text_column=self._spec.text_column,
             batch_rows=self._spec.sort_buffer_rows,
             on_bad_rows="error-rows" if self._spec.error_rows else "fail",
+            files=self._files,
         )
 
     def _tokenize(

@@ -10,7 +10,8 @@ def valid_utf8(array: pa.Array) -> pa.Array:
     """Return an array with each broken sequence of its strings replaced by U+FFFD; itself where there is none.
 
     Args:
-        array: Values of any type; strings inside lists and structs count. Arrow does not check what it reads.
+        array: Values of any type that Parquet files have; strings inside lists, maps and structs count. Arrow does not
+            check what it reads.
     """
     try:
         array.validate(full=True)
@@ -21,14 +22,22 @@ def valid_utf8(array: pa.Array) -> pa.Array:
 
 def _repair(array: pa.Array) -> pa.Array:
     kind = array.type
-    if types.is_string(kind) or types.is_large_string(kind):
+    if types.is_string(kind) or types.is_large_string(kind) or types.is_string_view(kind):
         values = [value.as_buffer().to_pybytes() if value.is_valid else None for value in array]
         return pa.array([None if value is None else value.decode("utf-8", "replace") for value in values], kind)
-    whole = array.take(pa.array(range(len(array)), pa.int64()))  # rid of a slice's offset, which constructors refuse
-    if types.is_list(kind) or types.is_large_list(kind):
-        items = _repair(whole.values)
-        return type(whole).from_arrays(whole.offsets, items, type=kind, mask=whole.is_null())
-    if types.is_struct(kind):
-        children = [_repair(whole.field(index)) for index in range(kind.num_fields)]
-        return pa.StructArray.from_arrays(children, fields=list(kind), mask=whole.is_null())
-    return array
+    if types.is_dictionary(kind):
+        return pa.DictionaryArray.from_arrays(array.indices, _repair(array.dictionary), ordered=kind.ordered)
+    if not types.is_nested(kind) or types.is_union(kind):
+        return array
+    whole = array.take(pa.array(range(len(array)), pa.int64()))  # rid of a slice's offset
+    fields = range(kind.num_fields)
+    children = [whole.field(index) for index in fields] if types.is_struct(kind) else [whole.values]
+    own = whole.buffers()[: _num_buffers(kind)]
+    return pa.Array.from_buffers(kind, len(whole), own, children=[_repair(child) for child in children])
+
+
+def _num_buffers(kind: pa.DataType) -> int:
+    """Buffers of an array itself: validity first, then offsets and sizes where lists differ in length."""
+    if types.is_struct(kind) or types.is_fixed_size_list(kind):
+        return 1
+    return 3 if types.is_list_view(kind) or types.is_large_list_view(kind) else 2

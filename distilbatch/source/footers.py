@@ -69,7 +69,7 @@ def read_source_footer(
         FileError: The file cannot be used; ``found`` says why.
     """
     # All of it inside: a damaged footer can also fail when its names are decoded, long after it was parsed.
-    with reading(path), pa.OSFile(str(file_path)) as file:
+    with reading(path, opening=True), pa.OSFile(str(file_path)) as file:
         size, digest = identity(file)
         _check_frame(path, file, size)
         parquet = open_parquet(file)

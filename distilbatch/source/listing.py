@@ -16,7 +16,7 @@ import pyarrow as pa
 
 from distilbatch.errors import ConfigError, DataError, FileError
 from distilbatch.records import Fragment
-from distilbatch.source.faults import BadFile
+from distilbatch.source.faults import BadFile, patiently
 from distilbatch.source.footers import Footer, describe_columns, read_source_footer
 from distilbatch.source.paths import find_files, parse_hive
 from distilbatch.source.schemas import unify
@@ -65,6 +65,8 @@ def list_fragments(
     Raises:
         ConfigError: A setting has no such value, no file has a wanted column, or the text column is a partition key.
         DataError: There is nothing to read, files cannot be read (all are named at once), or types do not go together.
+        ResourceError: Memory or file handles ran out.
+        SetupError: The storage did not answer; no file is set aside for that.
     """
     _check_choice("partitioning", partitioning, (HIVE, NONE))
     _check_choice("on_bad_file", on_bad_file, (FAIL, QUARANTINE))
@@ -105,7 +107,11 @@ def _read(folder: Path, path: str, *, text_column: str, columns: Sequence[str], 
                 f"text column {text_column!r} is also a partition key, in {path}",
                 remedy="set partitioning: none, or name another text column",
             )
-        return read_source_footer(folder / path, path, partition=partition, text_column=text_column, columns=columns)
+        return patiently(
+            lambda: read_source_footer(
+                folder / path, path, partition=partition, text_column=text_column, columns=columns
+            )
+        )
     except FileError as exc:
         return BadFile(path, "expected " + exc.expected + ", found " + exc.found if exc.expected else exc.found)
 

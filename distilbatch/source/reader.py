@@ -1,24 +1,22 @@
-"""Reads the rows of one shard in bounded record batches; nothing is kept between shards.
-
-Rows in are rows out: a row group that cannot be read either ends the shard or becomes that many error rows.
-"""
+"""Reads the rows of one shard in bounded record batches."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from contextlib import AbstractContextManager
 from pathlib import Path
-from types import TracebackType
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from pyarrow import types
 
-from distilbatch.errors import ConfigError, ConflictError, DataError, FileError
+from distilbatch.errors import ConfigError, ConflictError, DataError, FileError, StopError
 from distilbatch.records import Fragment, SourceBatch
-from distilbatch.source.faults import reading
+from distilbatch.source.faults import patiently, reading
 from distilbatch.source.footers import column_leaves, identity, open_parquet, probe_chunks
+from distilbatch.source.open_files import OpenFiles, RowGroupRows
+from distilbatch.source.row_groups import GroupRows, read_range
 from distilbatch.source.schemas import is_text
 from distilbatch.source.slices import cuts, row_bytes
 
@@ -26,7 +24,8 @@ FAIL = "fail"
 ERROR_ROWS = "error-rows"
 DEFAULT_BATCH_ROWS = 4096
 MAX_BATCH_BYTES = 32 << 20  # of text and bytes columns together, for each batch of more than one row
-_ATTEMPTS = 2  # a second reading helps against a network file system, not against a damaged page
+# Arrow adds texts that are not in the file's dictionary to one that it keeps, and copies, to the end of the row group.
+MAX_DICTIONARY_BYTES = 64 << 20
 _READ_BUFFER_BYTES = 1 << 20
 _DICTIONARY_ENCODINGS = frozenset({"PLAIN_DICTIONARY", "RLE_DICTIONARY"})
 # Arrow can hand these out as dictionaries; the delta encodings it cannot.
@@ -43,6 +42,7 @@ def read_shard(  # noqa: PLR0913 - five of them describe one range of one fragme
     text_column: str,
     batch_rows: int = DEFAULT_BATCH_ROWS,
     on_bad_rows: str = FAIL,
+    files: OpenFiles | None = None,
 ) -> Iterator[SourceBatch]:
     """Yield the rows ``[row_start, row_stop)`` of a fragment in order, each exactly once.
 
@@ -58,12 +58,15 @@ def read_shard(  # noqa: PLR0913 - five of them describe one range of one fragme
         schema: Columns and types to return; a column the file lacks is null, partition keys come from the path.
         text_column: The documents' column of ``schema``.
         batch_rows: Most rows of a batch; batches are shorter where rows are long.
-        on_bad_rows: ``fail``, or ``error-rows``: rows that cannot be read are null and carry the error.
+        on_bad_rows: ``fail``, or ``error-rows``: rows that are damaged are null and carry the error.
+        files: Where the file waits for the next shard; None closes it.
 
     Raises:
         ConfigError: ``on_bad_rows`` has no such value, or ``schema`` lacks the text column.
         ConflictError: The file is not the one that was planned, or is gone.
-        DataError: A row group cannot be read and ``on_bad_rows`` is ``fail``.
+        DataError: A row group is damaged and ``on_bad_rows`` is ``fail``.
+        ResourceError: Memory or file handles ran out, also after a while.
+        SetupError: The storage did not answer, also after a while.
         ValueError: The range is not inside the fragment, or ``batch_rows`` is not positive.
     """
     if on_bad_rows not in (FAIL, ERROR_ROWS):
@@ -76,63 +79,16 @@ def read_shard(  # noqa: PLR0913 - five of them describe one range of one fragme
             f"found [{row_start}, {row_stop}) and {batch_rows}"
         )
     path = root if root.is_file() else root / fragment.path
-    return _read_range(_Source(path, fragment, schema), row_start, row_stop, batch_rows, on_bad_rows == ERROR_ROWS)
+    source = _Source(path, fragment, schema)
+    lent = (files or OpenFiles(keep=False)).lend(source, row_start=row_start)
+    return _read(lent, row_start, row_stop, batch_rows=batch_rows, error_rows=on_bad_rows == ERROR_ROWS)
 
 
-def _read_range(
-    source: _Source, row_start: int, row_stop: int, batch_rows: int, error_rows: bool
+def _read(
+    lent: AbstractContextManager[_Source], row_start: int, row_stop: int, *, batch_rows: int, error_rows: bool
 ) -> Iterator[SourceBatch]:
-    with source:
-        group_start = 0
-        for group, group_rows in enumerate(source.fragment.row_groups):
-            start, stop = max(row_start, group_start), min(row_stop, group_start + group_rows)
-            if start < stop:
-                rows = _GroupRows(group, group_start, start, stop)
-                yield from _read_group(source, rows, batch_rows=batch_rows, error_rows=error_rows)
-            group_start += group_rows
-        try:
-            source.check_identity()
-        except FileError as exc:
-            raise DataError(f"source file {source.fragment.path} cannot be read to its end", found=exc.found) from exc
-
-
-@dataclass(frozen=True, slots=True)
-class _GroupRows:
-    """Rows ``[start, stop)`` of the file, all in row group ``group``, whose first row is ``group_start``."""
-
-    group: int
-    group_start: int
-    start: int
-    stop: int
-
-
-def _read_group(source: _Source, rows: _GroupRows, *, batch_rows: int, error_rows: bool) -> Iterator[SourceBatch]:
-    position = rows.start  # the next row to hand out
-    for attempt in range(1, _ATTEMPTS + 1):
-        try:
-            remaining = _GroupRows(rows.group, rows.group_start, position, rows.stop)
-            for batch in source.batches(remaining, batch_rows):
-                yield SourceBatch(batch, position)
-                position += batch.num_rows
-        except FileError as exc:
-            fault = exc
-            source.reopen()
-        else:
-            return
-        if attempt == _ATTEMPTS:
-            break
-    where = f"row group {rows.group} of {source.fragment.path}"
-    if not error_rows:
-        raise DataError(
-            f"{where} cannot be read",
-            found=fault.found,
-            remedy="repair or remove the file, or set on_bad_rows: error-rows to keep its rows as error rows",
-        ) from fault
-    for start in range(position, rows.stop, batch_rows):
-        num_rows = min(batch_rows, rows.stop - start)
-        nulls = [pa.nulls(num_rows, field.type) for field in source.schema]
-        batch = pa.RecordBatch.from_arrays(nulls, schema=source.schema)
-        yield SourceBatch(batch, start, error=f"{where} cannot be read: {fault.found}")
+    with lent as source:
+        yield from read_range(source, row_start, row_stop, batch_rows=batch_rows, error_rows=error_rows)
 
 
 class _Source:
@@ -144,24 +100,37 @@ class _Source:
         self.schema = schema
         self._partition = dict(fragment.partition)
         self._file: pa.NativeFile | None = None
+        self._rows: RowGroupRows | None = None  # of the row group that is half read
 
-    def __enter__(self) -> _Source:
-        self.reopen()
-        return self
+    @property
+    def next_row(self) -> int:
+        """The row of the file that comes next; 0 where the next reading starts a row group."""
+        return 0 if self._rows is None else self._rows.next_row
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def is_like(self, other: object) -> bool:
+        """Whether the other one reads the same columns of the same file."""
+        return isinstance(other, _Source) and (self.path, self.fragment, self.schema) == (
+            other.path,
+            other.fragment,
+            other.schema,
+        )
+
+    def open(self) -> None:
+        """Open the file; if it is, check that its name still stands for it."""
+        patiently(self.reopen if self._file is None else self._check_name)
+
+    def close(self) -> None:
+        """Close the file."""
+        self._rows = None
         if self._file is not None:
             self._file.close()
 
     def reopen(self) -> None:
         """Open the file, check that it is the planned one, and parse its footer again."""
-        if self._file is not None:
-            self._file.close()
+        self.close()
         fragment = self.fragment
         try:
-            with reading(fragment.path):
+            with reading(fragment.path, opening=True):
                 self._file = pa.OSFile(str(self.path))
                 self.check_identity()
                 parquet = open_parquet(self._file)
@@ -179,9 +148,19 @@ class _Source:
                     page_checksum_verification=True,
                 )
         except FileError as exc:
-            if isinstance(exc.__cause__, FileNotFoundError):
-                raise self._conflict("no such file") from exc
-            raise DataError(f"source file {fragment.path} cannot be opened", found=exc.found) from exc
+            raise self._cannot_open(exc) from exc
+
+    def _check_name(self) -> None:
+        try:
+            with reading(self.fragment.path, opening=True), pa.OSFile(str(self.path)) as file:
+                self._check_planned(file)
+        except FileError as exc:
+            raise self._cannot_open(exc) from exc
+
+    def _cannot_open(self, error: FileError) -> StopError:
+        if isinstance(error.__cause__, FileNotFoundError):
+            return self._conflict("no such file")
+        return DataError(f"source file {self.fragment.path} cannot be opened", found=error.found)
 
     def check_identity(self) -> None:
         """Check that the open file is the one that was planned.
@@ -191,7 +170,10 @@ class _Source:
             FileError: It cannot be read.
         """
         with reading(self.fragment.path):
-            size, digest = identity(self._file)
+            self._check_planned(self._file)
+
+    def _check_planned(self, file: pa.NativeFile) -> None:
+        size, digest = identity(file)
         if (size, digest) != (self.fragment.size_bytes, self.fragment.footer_sha256):
             raise self._conflict(f"{size} bytes, footer {digest[:12]}")
 
@@ -204,31 +186,37 @@ class _Source:
             remedy="put the planned file back, or start a new logical window",
         )
 
-    def batches(self, rows: _GroupRows, batch_rows: int) -> Iterator[pa.RecordBatch]:
+    def batches(self, rows: GroupRows, batch_rows: int) -> Iterator[pa.RecordBatch]:
         """Yield ``rows`` in the wanted schema.
 
         Raises:
             FileError: The row group cannot be read, or ends early.
         """
-        path, group = self.fragment.path, rows.group
+        path = self.fragment.path
         if not self._columns:
             raise FileError(path, found="none of the wanted columns")
-        position = rows.group_start
         with reading(path):
+            decoded = self._going_on(rows, batch_rows)
+            while decoded.next_row < rows.stop:
+                first = decoded.next_row
+                batch = decoded.take(min(rows.stop, first + batch_rows))
+                if batch is None:
+                    raise FileError(path, found=f"row group {rows.group} ends {rows.stop - first} rows early")
+                if decoded.next_row > rows.start:
+                    yield from self._conform(batch.slice(max(rows.start - first, 0)))
+        if rows.stop == rows.group_start + self.fragment.row_groups[rows.group]:
+            self._rows = None  # and with it the last pages
+
+    def _going_on(self, rows: GroupRows, batch_rows: int) -> RowGroupRows:
+        if self._rows is None or self._rows.group != rows.group or self._rows.next_row > rows.start:
             batches = self._parquet.iter_batches(
-                batch_size=self._rows_per_read(group, batch_rows),
-                row_groups=[group],
+                batch_size=self._rows_per_read(rows.group, batch_rows),
+                row_groups=[rows.group],
                 columns=self._columns,
                 use_threads=False,
             )
-            for batch in batches:
-                start, stop = max(rows.start - position, 0), min(rows.stop - position, batch.num_rows)
-                position += batch.num_rows
-                if start < stop:
-                    yield from self._conform(batch.slice(start, stop - start))
-                if position >= rows.stop:
-                    return
-        raise FileError(path, found=f"row group {group} ends {rows.stop - position} rows early")
+            self._rows = RowGroupRows(rows.group, rows.group_start, batches)
+        return self._rows
 
     def _rows_per_read(self, group: int, batch_rows: int) -> int:
         chunks = self._parquet.metadata.row_group(group)
@@ -240,7 +228,8 @@ class _Source:
         """Choose the text columns to read as dictionaries.
 
         A dictionary page of a few MiB may stand for any number of long texts. Read as a dictionary it stays
-        small until each slice is decoded, so memory is bounded whatever the page says.
+        small until each slice is decoded, so memory is bounded whatever the page says. Writers give a dictionary up
+        where texts hardly repeat: then all of them end up in memory, unless the column is read as it is.
         """
         chosen = []
         for name in self._columns:
@@ -249,8 +238,11 @@ class _Source:
                 continue
             chunks = [metadata.row_group(group).column(leaves[0]) for group in range(metadata.num_row_groups)]
             encodings = {encoding for chunk in chunks for encoding in chunk.encodings}
-            is_bytes = all(chunk.physical_type == "BYTE_ARRAY" for chunk in chunks)
-            if is_bytes and encodings & _DICTIONARY_ENCODINGS and encodings <= _DICTIONARY_SAFE_ENCODINGS:
+            fits = all(
+                chunk.physical_type == "BYTE_ARRAY" and chunk.total_uncompressed_size <= MAX_DICTIONARY_BYTES
+                for chunk in chunks
+            )
+            if fits and encodings & _DICTIONARY_ENCODINGS and encodings <= _DICTIONARY_SAFE_ENCODINGS:
                 chosen.append(name)
         return chosen
 

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import errno
+import os
 import threading
 
 import numpy as np
@@ -8,7 +10,7 @@ import pytest
 
 from distilbatch.engine.attempt import DECODE, PREDICT, PROBE, STAGES, TOKENIZE, Attempt, take_trace
 from distilbatch.engine.spec import ShardTask
-from distilbatch.errors import InterruptedRunError
+from distilbatch.errors import InterruptedRunError, ResourceError
 from distilbatch.records import Fragment, Shard, SourceBatch
 
 FRAGMENT = Fragment("a.parquet", 10, "0" * 64, 1000, (1000,), (1000,))
@@ -91,3 +93,13 @@ def test_crashing_rows_are_found_in_the_buffer_they_are_in(trace):
 
 def test_attempts_have_names_of_their_own(trace):
     assert len({attempt(trace).attempt_id for _ in range(100)}) == 100
+
+
+@pytest.mark.parametrize("call", ["open", "pwrite", "mkdir"])
+def test_a_full_disk_is_no_bug(trace, monkeypatch, call):
+    def full(*args, **kwargs):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, call, full)
+    with pytest.raises(ResourceError, match=r"cannot write .*00007\.tokenize\.rows; .* found No space left on device"):
+        attempt(trace).leave_trace(TOKENIZE, rows(1))

@@ -47,6 +47,23 @@ def test_every_shard_gets_a_result(executor):
     assert shard_threads() == []
 
 
+def test_a_row_group_of_many_shards_is_decoded_once_or_twice(tmp_path, checkpoint, monkeypatch):
+    source = write_source(tmp_path / "in", random_texts(800, most_words=3), group_rows=800)
+    decoded, iter_batches = [], pq.ParquetFile.iter_batches
+
+    def counted(parquet, *args, **kwargs):
+        for batch in iter_batches(parquet, *args, **kwargs):
+            decoded.append(batch.num_rows)
+            yield batch
+
+    listing = list_texts(source)
+    spec = worker_spec(listing, source=source, sink=tmp_path / "out", model=checkpoint)
+    monkeypatch.setattr(pq.ParquetFile, "iter_batches", counted)
+    outcomes = list(LocalExecutor(spec).run(tasks(listing), stop=threading.Event()))
+    assert sorted(outcome.num_rows for outcome in outcomes) == [20] * 40
+    assert sum(decoded) <= 2 * 800 + 64  # two shards are under way; 40 that start anew decode 18 000 rows
+
+
 def test_a_shard_that_fails_does_not_hold_up_the_others(source, tmp_path, checkpoint):
     path = source / "part-0.parquet"
     chunk = pq.read_metadata(path).row_group(3).column(1)

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import errno
+import os
 import threading
 from collections import Counter
 from pathlib import Path
@@ -20,10 +22,11 @@ from engine_samples import (
 )
 
 from distilbatch import schema
+from distilbatch.engine import tally
 from distilbatch.engine.attempt import DECODE, PREDICT, PROBE, TOKENIZE, Attempt
 from distilbatch.engine.spec import DeviceSpec, ShardTask
 from distilbatch.engine.worker import CRASH_MESSAGE, Worker
-from distilbatch.errors import ConfigError, ConflictError, DataError, InterruptedRunError
+from distilbatch.errors import ConfigError, ConflictError, DataError, InterruptedRunError, ResourceError
 from distilbatch.records import Shard, ShardResult
 from distilbatch.sink.parquet import read_footer
 from distilbatch.source.listing import Listing
@@ -155,11 +158,46 @@ def test_several_heads_write_a_column_each(source, tmp_path, checkpoint):
     assert result.metrics["tokens_computed"] == 2 * result.metrics["tokens"]
 
 
+@pytest.mark.parametrize("values", [["a", "b"], [1, 2], [None, "a"]], ids=str)
+def test_only_heads_have_their_labels_counted(tmp_path, checkpoint, values):
+    structs = pa.array([{"label": value} for value in values])
+    source = write_source(tmp_path / "in", ["bada", "kego"], meta=structs)
+    result, table = Work(source, tmp_path / "out", checkpoint, passthrough=("id", "meta")).process()
+    assert table.column("meta").to_pylist() == structs.to_pylist()
+    assert list(result.label_counts) == ["topic"]
+
+
+def test_labels_of_a_hook_are_counted_as_far_as_they_are_labels(source, tmp_path, checkpoint, pipeline, monkeypatch):
+    def counts(labels: str, rows: int) -> dict[str, dict[str, int]]:
+        topic = f'pa.StructArray.from_arrays([{labels}], ["label"])'
+        hook = pipeline(after=f'return batch.set_column(1, "topic", {topic})')
+        return Work(source, tmp_path / "out", checkpoint, pipeline=hook).process(0, rows)[0].label_counts
+
+    as_text = 'batch.column("id").cast(pa.string())'
+    monkeypatch.setattr(tally, "MAX_COUNTED_LABELS", 200)
+    assert counts('pa.array(["x", None] * (batch.num_rows // 2))', 64) == {"topic": {"x": 32}}
+    assert counts(as_text, 200) == {"topic": {str(row): 1 for row in range(200)}}
+    assert counts(as_text, 201) == {}
+    assert counts(as_text, 250) == {}
+    assert counts('batch.column("id")', 250) == {}
+
+
 def test_documents_without_text_are_rows_all_the_same(tmp_path, checkpoint):
     source = write_source(tmp_path / "in", ["bada", None, "", "\0", b"\xff kego"])
     result, table = Work(source, tmp_path / "out", checkpoint).process()
     assert result.statuses == {"ok": 1, "null": 1, "empty": 2, "repaired": 1}
     assert table.column("topic").is_valid().to_pylist() == [True, False, False, False, True]
+
+
+def test_a_disk_without_room_for_the_staging_folder_is_no_bug(source, tmp_path, checkpoint, monkeypatch):
+    work = Work(source, tmp_path / "out", checkpoint)
+
+    def full(*args, **kwargs):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "mkdir", full)
+    with pytest.raises(ResourceError, match=r"cannot create .*staging; .* found No space left on device"):
+        work.process()
 
 
 # --- The output file -------------------------------------------------------------------------------------------------

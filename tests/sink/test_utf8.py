@@ -50,6 +50,67 @@ def test_strings_inside_lists_and_structs_count(values, cuts, start):
     assert found.to_pylist() == expected[start:]
 
 
+BROKEN = [b"a", b"\xff", None, b"b\xc3", b"c", b"\xfe", b"ok", b"z"]
+KEYS = [b"k\xff", b"a", b"b", b"c", b"d", b"e", b"f", b"g"]
+
+
+def items() -> pa.Array:
+    return strings(BROKEN, pa.string())
+
+
+def keys(count: int = 8) -> pa.Array:
+    return strings(KEYS[:count], pa.string())
+
+
+def views(kind: type[pa.Array], offsets: pa.DataType) -> pa.Array:
+    return kind.from_arrays(pa.array([4, 0, 2], offsets), pa.array([4, 3, 1], offsets), items())
+
+
+A, B = "\ufffd", "b\ufffd"  # what two of the broken ones become
+VIEWS = [["c", A, "ok", "z"], ["a", A, None], [None]]
+NESTED = {
+    "map": (
+        lambda: pa.MapArray.from_arrays(pa.array([0, 2, None, 4, 8], pa.int32()), keys(), items()),
+        [
+            [("k" + A, "a"), ("a", A)],
+            [("b", None), ("c", B)],
+            None,
+            [("d", "c"), ("e", A), ("f", "ok"), ("g", "z")],
+        ],
+    ),
+    "map of lists": (
+        lambda: pa.MapArray.from_arrays(
+            pa.array([0, 1, 3]), keys(3), pa.ListArray.from_arrays(pa.array([0, 3, 5, 8]), items())
+        ),
+        [[("k" + A, ["a", A, None])], [("a", [B, "c"]), ("b", [A, "ok", "z"])]],
+    ),
+    "large list": (
+        lambda: pa.LargeListArray.from_arrays(pa.array([0, 3, None, 8]), items()),
+        [["a", A, None], [B, "c", A, "ok", "z"], None],
+    ),
+    "fixed-size list": (
+        lambda: pa.FixedSizeListArray.from_arrays(items(), 2, mask=pa.array([False, True, False, False])),
+        [["a", A], None, ["c", A], ["ok", "z"]],
+    ),
+    "list view": (lambda: views(pa.ListViewArray, pa.int32()), VIEWS),
+    "large list view": (lambda: views(pa.LargeListViewArray, pa.int64()), VIEWS),
+    "dictionary": (
+        lambda: pa.DictionaryArray.from_arrays(pa.array([0, 1, None, 2]), items().drop_null()),
+        ["a", A, None, B],
+    ),
+}
+
+
+@pytest.mark.parametrize("start", [0, 1])
+@pytest.mark.parametrize(("build", "expected"), NESTED.values(), ids=NESTED)
+def test_strings_inside_every_nested_type_count(build, expected, start):
+    array = build().slice(start)
+    found = valid_utf8(array)
+    found.validate(full=True)
+    assert found.type == array.type
+    assert found.to_pylist() == expected[start:]
+
+
 @pytest.mark.parametrize(
     "array",
     [

@@ -223,6 +223,17 @@ def test_batches_are_bounded_by_bytes(tmp_path, monkeypatch):
         assert item.batch.num_rows == 1 or total <= 10_000
 
 
+def test_nested_columns_count_in_the_bytes_of_a_batch(tmp_path, monkeypatch):
+    # Long lists first and many rows of nothing after them: the average of the row group tells nothing of them.
+    monkeypatch.setattr(reader, "MAX_BATCH_BYTES", 100_000)
+    lists = pa.array([range(5_000)] * 20 + [[1]] * 40_000, pa.list_(pa.int64()))
+    put(tmp_path / "a.parquet", {"text": ["x"] * len(lists), "v": lists})
+    batches = read(tmp_path, listing(tmp_path, ["v"]), rows=(0, 40))
+    assert sum(item.batch.num_rows for item in batches) == 40
+    for item in batches:
+        assert sum(len(value) for value in item.batch.column("v")) * 8 <= 100_000
+
+
 def test_a_dictionary_that_stands_for_far_more_is_decoded_in_slices(tmp_path):
     # 1 MB in the dictionary page, used 600 times: 600 MB if it were decoded at once.
     text = pa.DictionaryArray.from_arrays(pa.array([0] * 600, pa.int32()), pa.array(["x" * 1_000_000]))
@@ -238,9 +249,12 @@ def test_a_dictionary_that_stands_for_far_more_is_decoded_in_slices(tmp_path):
     assert most < 128 << 20
 
 
-def test_memory_does_not_grow_with_the_file(tmp_path):
+@pytest.mark.parametrize("use_dictionary", [False, True])
+def test_memory_does_not_grow_with_the_file(tmp_path, monkeypatch, use_dictionary):
+    # The writer starts with a dictionary, and gives it up after its first MiB.
+    monkeypatch.setattr(reader, "MAX_DICTIONARY_BYTES", 4 << 20)
     texts = [os.urandom(512).hex() for _ in range(20_000)]
-    put(tmp_path / "a.parquet", {"text": texts}, row_group_size=20_000, use_dictionary=False)
+    put(tmp_path / "a.parquet", {"text": texts}, row_group_size=20_000, use_dictionary=use_dictionary)
     found = listing(tmp_path)
     before, most = pa.total_allocated_bytes(), 0
     fragment = found.fragments[0]
