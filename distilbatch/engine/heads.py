@@ -19,6 +19,7 @@ from distilbatch.engine.registry import LoadedHead, load_head
 from distilbatch.engine.resolution import at_hand
 from distilbatch.engine.spec import DeviceSpec, HeadSpec
 from distilbatch.fingerprint import fingerprint, sha256_file
+from distilbatch.inference.faults import load_error
 from distilbatch.inference.precision import resolve_device, resolve_precision, set_threads
 from distilbatch.inference.predictor import BatchObserver, Predictor
 from distilbatch.inference.trunks import trunk_fingerprint
@@ -39,6 +40,7 @@ class Heads:
         CheckpointError: A checkpoint is missing, damaged or has another head than its task needs.
         ConfigError: An option does not go with its checkpoint.
         SetupError: The device or the precision is not usable here.
+        ResourceError: The device has no memory for the models, or fails.
     """
 
     def __init__(self, specs: Sequence[HeadSpec], *, device: DeviceSpec, max_doc_bytes: int) -> None:
@@ -50,20 +52,22 @@ class Heads:
         self._max_doc_bytes = max_doc_bytes
         self._heads = [load_head(spec) for spec in self.specs]
         self._groups = _group(self._heads)
-        self._predictors = [
-            [
-                Predictor(
-                    [self._heads[index].model for index in trunk],
-                    [self._heads[index].readout for index in trunk],
-                    device=self.device,
-                    precision=self.precision,
-                    max_batch_tokens=device.max_batch_tokens,
-                    compiled=device.compiled,
-                )
-                for trunk in group.trunks
-            ]
-            for group in self._groups
-        ]
+        try:
+            self._predictors = [[self._predictor(trunk, device) for trunk in group.trunks] for group in self._groups]
+        except (RuntimeError, MemoryError) as error:
+            if (found := load_error(error, self.device)) is not None:
+                raise found from error
+            raise
+
+    def _predictor(self, trunk: Sequence[int], device: DeviceSpec) -> Predictor:
+        return Predictor(
+            [self._heads[index].model for index in trunk],
+            [self._heads[index].readout for index in trunk],
+            device=self.device,
+            precision=self.precision,
+            max_batch_tokens=device.max_batch_tokens,
+            compiled=device.compiled,
+        )
 
     @property
     def max_batch_tokens(self) -> int:

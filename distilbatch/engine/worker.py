@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import closing
 from dataclasses import dataclass
 
@@ -29,7 +29,9 @@ from distilbatch.engine.memory import release_free_memory, steady_memory
 from distilbatch.engine.spec import ShardTask, WorkerSpec
 from distilbatch.engine.stages import Background, StageClock
 from distilbatch.engine.tally import Tally
-from distilbatch.errors import ConfigError
+from distilbatch.errors import ConfigError, ResourceError
+from distilbatch.inference.faults import is_lost_device, lost_device
+from distilbatch.inference.predictor import BatchObserver
 from distilbatch.oserrors import storing
 from distilbatch.pipeline import load_pipeline
 from distilbatch.records import Fragment, HeadOutput, ShardResult, SourceBatch
@@ -54,15 +56,25 @@ class Worker:
     Args:
         spec: What to do.
         heads: The models, if they are loaded already.
+        end_process: Called with our error for a device that is lost to this process, before the trace of what it was
+            computing is removed. Where it returns, the error is raised.
 
     Raises:
         CheckpointError: A checkpoint cannot be used.
         SetupError: The device cannot be used.
+        ResourceError: The device has no memory for the models, or fails.
         ConfigError: The pipeline file is wrong.
     """
 
-    def __init__(self, spec: WorkerSpec, *, heads: Heads | None = None) -> None:
+    def __init__(
+        self,
+        spec: WorkerSpec,
+        *,
+        heads: Heads | None = None,
+        end_process: Callable[[ResourceError], object] = lambda _error: None,
+    ) -> None:
         self._spec = spec
+        self._end_process = end_process
         steady_memory()
         self._heads = heads or Heads(spec.heads, device=spec.device, max_doc_bytes=spec.max_doc_bytes)
         pipeline = load_pipeline(spec.pipeline) if spec.pipeline else None
@@ -81,7 +93,7 @@ class Worker:
         Raises:
             ConflictError: The source file is not the one that was planned.
             DataError: Rows are damaged, or a hook or the output broke a rule.
-            ResourceError: The disk is full, or memory ran out.
+            ResourceError: The disk is full, memory ran out, or the device is lost.
             SetupError: The storage of the source or of the output does not answer.
             InterruptedRunError: ``stop`` was set.
         """
@@ -144,7 +156,7 @@ class Worker:
 
     def canary(self) -> None:
         """Compute a harmless text: a process that dies of it does so through no fault of the source."""
-        self._heads.predict(self._heads.tokenize(self._heads.harmless()))
+        self._compute(self._heads.tokenize(self._heads.harmless()))
 
     def _run_to(self, stage: str, buffer: SourceBatch, attempt: Attempt) -> None:
         clock = StageClock()
@@ -224,11 +236,19 @@ class Worker:
     def _predict(
         self, buffer: SourceBatch, tokenized: TokenizedBuffer, attempt: Attempt, clock: StageClock
     ) -> _Predicted:
-        outputs = self._heads.predict(
-            tokenized, on_batch=lambda rows: attempt.leave_trace(PREDICT, rows + buffer.row_start)
-        )
+        outputs = self._compute(tokenized, lambda rows: attempt.leave_trace(PREDICT, rows + buffer.row_start))
         clock.add("forward", sum(output.seconds for output in outputs))
         return _Predicted(buffer, tokenized, outputs)
+
+    def _compute(self, tokenized: TokenizedBuffer, on_batch: BatchObserver | None = None) -> list[HeadOutput]:
+        try:
+            return self._heads.predict(tokenized, on_batch=on_batch)
+        except RuntimeError as error:
+            if not is_lost_device(error):
+                raise
+            lost = lost_device(error, self._heads.device)
+            self._end_process(lost)
+            raise lost from error
 
     def _assemble(self, item: _Predicted, attempt: Attempt, tally: Tally) -> pa.RecordBatch:
         num_rows = item.buffer.batch.num_rows

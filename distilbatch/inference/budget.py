@@ -19,6 +19,7 @@ CLEAN_BATCHES = 64  # full ones in a row, before a larger batch is risked again:
 _SHARE = 0.5  # of the free memory: other heads and processes live on the device, and memory fragments
 _LARGEST_SHARE = 0.9  # where half of it does not hold the smallest budget that is fast
 _STEP = 1024
+_LEAST_TOKENS = 16
 
 
 class TokenBudget:
@@ -58,6 +59,9 @@ def suitable_batch_tokens(run: Callable[[int], bool], device: torch.device) -> i
     Returns:
         On CUDA devices what the memory holds, from one forward of ``PROBE_TOKENS`` tokens without any masks. Too much
         for some inputs, or once other processes want memory too: a batch that does not fit is split.
+
+    Raises:
+        MemoryError: A CUDA device has no memory for any work worth the name; each document would be an error row.
     """
     if device.type != "cuda":
         return CPU_BATCH_TOKENS
@@ -65,6 +69,8 @@ def suitable_batch_tokens(run: Callable[[int], bool], device: torch.device) -> i
     torch.cuda.reset_peak_memory_stats(device)
     before = torch.cuda.memory_allocated(device)
     if not fits or not run(PROBE_TOKENS):
+        if not run(_LEAST_TOKENS):
+            raise MemoryError(f"not even {_LEAST_TOKENS} tokens can be computed beside the models")
         return PROBE_TOKENS // 2
     bytes_per_token = (torch.cuda.max_memory_allocated(device) - before) / PROBE_TOKENS
     free_bytes, _ = torch.cuda.mem_get_info(device)

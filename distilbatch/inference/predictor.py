@@ -16,6 +16,7 @@ from torch import Tensor
 
 from distilbatch.inference.backends import Backend, choose_backend
 from distilbatch.inference.budget import TokenBudget, suitable_batch_tokens
+from distilbatch.inference.faults import is_out_of_memory
 from distilbatch.inference.packing import pack
 from distilbatch.inference.precision import storage_dtype
 from distilbatch.inference.readouts import Needs, Readout
@@ -140,10 +141,8 @@ class Predictor:
     def _launch_if_it_fits(self, tokens: TokenBatch, documents: NDArray[np.int64]) -> _Flight | None:
         try:
             return self._launch(tokens, documents)
-        except (torch.OutOfMemoryError, MemoryError):
-            pass
-        except RuntimeError as error:
-            if not _is_out_of_memory(error):
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
                 raise
         # Outside the except block: the traceback's frames would keep the tensors of the failed call alive. Batches
         # under way are not concerned: memory is allocated when work is launched, so it was not theirs that ran out.
@@ -254,11 +253,3 @@ def _assemble(parts: Sequence[_Part], *, tokens_computed: int, seconds: float) -
         tokens_computed=tokens_computed,
         seconds=seconds,
     )
-
-
-# Failed allocations for which torch raises a plain RuntimeError: on the host, of pinned memory, inside cuBLAS.
-_OUT_OF_MEMORY = ("can't allocate memory", "not enough memory", "CUDA error: out of memory", "_STATUS_ALLOC_FAILED")
-
-
-def _is_out_of_memory(error: RuntimeError) -> bool:
-    return any(text in str(error) for text in _OUT_OF_MEMORY)

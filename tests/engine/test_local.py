@@ -11,7 +11,7 @@ import distilbatch
 from distilbatch.engine.driver import Progress
 from distilbatch.engine.local import LocalExecutor
 from distilbatch.engine.spec import ShardFailure, ShardTask
-from distilbatch.errors import CheckpointError, DataError, InterruptedRunError
+from distilbatch.errors import CheckpointError, DataError, InterruptedRunError, ResourceError
 from distilbatch.records import Shard, ShardResult
 
 
@@ -93,6 +93,37 @@ def test_a_bug_is_a_failure_of_its_shard(executor, monkeypatch):
         assert isinstance(outcome, ShardFailure)
         assert str(outcome.error) == "a worker failed: ZeroDivisionError: a bug; this is a bug; report it"
     assert shard_threads() == []
+
+
+def test_a_device_that_fails_ends_the_run_at_once(source, tmp_path, checkpoint, monkeypatch):
+    calls = []
+
+    def fail(*args, **kwargs):
+        calls.append(args)
+        raise RuntimeError("CUDA error: an illegal memory access was encountered\nCUDA kernel errors might be")
+
+    monkeypatch.setattr("distilbatch.engine.heads.Heads.predict", fail)
+    with pytest.raises(ResourceError, match=r"device cpu failed, .*; found RuntimeError: CUDA error: an illegal .*Xid"):
+        distilbatch.run(config_of(source, tmp_path / "out", checkpoint, shard_rows=20))
+    assert len(calls) <= 4  # of ten shards: two under way, and two that began before the first was seen to fail
+    assert shard_threads() == []
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        ("CUDA error: CUBLAS_STATUS_NOT_INITIALIZED when calling `cublasCreate(handle)`", "the models do not fit into"),
+        ("CUDA error: uncorrectable ECC error encountered", "device cpu failed"),
+    ],
+)
+def test_a_device_that_cannot_take_the_models_is_no_bug(source, tmp_path, checkpoint, monkeypatch, error, expected):
+    def fail(*args, **kwargs):
+        raise RuntimeError(error)
+
+    monkeypatch.setattr("distilbatch.engine.heads.Predictor", fail)
+    with pytest.raises(ResourceError, match=expected) as caught:
+        distilbatch.run(config_of(source, tmp_path / "out", checkpoint))
+    assert caught.value.exit_code == 7
 
 
 def test_after_stop_nothing_new_starts(executor):

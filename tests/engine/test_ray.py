@@ -218,6 +218,29 @@ def test_a_row_that_kills_its_worker_becomes_an_error_row_and_is_never_met_again
     assert_exact(tmp_path / "out", source)
 
 
+def test_a_row_that_spoils_the_device_of_its_worker_is_one_that_kills_it(run, source, tmp_path, pipeline):
+    texts = ["bada kego" for _ in range(600)]
+    texts[333] = "zuzu " * 9
+    write_source(source, texts, group_rows=60)
+    # As CUDA does after an illegal access: that call fails, and so does every later one of the process.
+    spoiled = pipeline(
+        "spoiled, forward = [], Model.forward_packed\n"
+        "def fail(self, packed, *arguments, **options):\n"
+        f"    if os.getpid() != {os.getpid()} and (spoiled or max(packed.layout.lengths) > 9):\n"
+        "        spoiled.append(True)\n"
+        '        raise RuntimeError("CUDA error: an illegal memory access was encountered")\n'
+        "    return forward(self, packed, *arguments, **options)\n"
+        "Model.forward_packed = fail"
+    )
+    watch = Watch()
+    report = run(watch, pipeline=spoiled)
+    assert report.statuses == {"ok": 599, "error": 1}
+    assert watch.count("died") == 2
+    assert [event.rows for event in watch.events if event.kind == "crashing_rows"] == [(333,)]
+    assert [row[:3] for row in labelled(tmp_path / "out") if row[1] != "ok"] == [(333, "error", CRASH_MESSAGE)]
+    assert_exact(tmp_path / "out", source)
+
+
 def test_a_model_that_kills_whatever_it_computes_ends_the_run_soon_and_accuses_no_row(run, tmp_path, pipeline):
     deadly = pipeline("Model.forward_packed = lambda *arguments, **options: os.abort()")
     watch = Watch()

@@ -79,6 +79,12 @@ def test_a_card_that_cannot_even_hold_the_probe_starts_from_half_of_it(monkeypat
     assert suitable_batch_tokens(card.run, CARD) == PROBE_TOKENS // 2
 
 
+def test_a_card_without_room_for_any_work_is_refused(monkeypatch):
+    card = Card(monkeypatch, total=GIB, bytes_per_token=GIB // 8, held=0)
+    with pytest.raises(MemoryError, match="not even 16 tokens can be computed beside the models"):
+        suitable_batch_tokens(card.run, CARD)
+
+
 def test_a_cpu_measures_nothing():
     assert suitable_batch_tokens(lambda _tokens: pytest.fail("ran"), torch.device("cpu")) == CPU_BATCH_TOKENS
 

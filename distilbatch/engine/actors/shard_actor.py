@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -22,6 +23,9 @@ if TYPE_CHECKING:
     from distilbatch.engine.worker import Worker
 
 
+_LOST_DEVICE_EXIT = 70  # EX_SOFTWARE; nobody reads it but people, in Ray's logs
+
+
 class ShardActor:
     """A worker in a process of its own; the methods run in a few threads of it."""
 
@@ -39,7 +43,7 @@ class ShardActor:
 
         # Read by the tokenizer's thread pool when it is first used.
         os.environ["RAYON_NUM_THREADS"] = str(spec.device.threads)
-        self._worker = Worker(spec)
+        self._worker = Worker(spec, end_process=_end_process)
         return {"pid": os.getpid(), "gpus": ray.get_runtime_context().get_accelerator_ids()["GPU"]}
 
     def process(self, task: ShardTask) -> ShardResult:
@@ -77,6 +81,16 @@ class ActorSlot:
     start: Any
     ready: bool = False
     tasks: dict[Any, ShardTask] = field(default_factory=dict)
+
+
+def _end_process(error: DistilbatchError) -> None:
+    """Die, so that the driver sees a dead worker, and not shard after shard that fails in no time.
+
+    Hard, as the process's own end would wait for the device, and with the words on stderr, which Ray keeps.
+    """
+    sys.stderr.write(f"{error}\n")
+    sys.stderr.flush()
+    os._exit(_LOST_DEVICE_EXIT)
 
 
 def start_actor(spec: WorkerSpec, engine: Engine, slots: Slots) -> ActorSlot:

@@ -17,6 +17,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from distilbatch.inference.backends import operators
+from distilbatch.inference.faults import is_out_of_memory_at_load
 from distilbatch.model.attention import Attention, eager_attention, sdpa_attention
 from distilbatch.model.packed import Bounds, Layout
 
@@ -119,7 +120,7 @@ def choose_attention(
         kernels: What to choose from.
 
     Raises:
-        torch.OutOfMemoryError: The device has no memory left to try one.
+        RuntimeError: The device has no memory left to try one; see :mod:`distilbatch.inference.faults`.
     """
     if device.type == "cuda":
         capability = torch.cuda.get_device_capability(device)
@@ -143,9 +144,9 @@ def is_right(attend: Attention, *, device: torch.device, dtype: torch.dtype, n_h
         errors = [
             _error(attend, layout, device=device, dtype=dtype, n_heads=n_heads, width=width) for layout in layouts
         ]
-    except torch.OutOfMemoryError:
-        raise
     except _REFUSALS as refusal:
+        if is_out_of_memory_at_load(refusal):
+            raise
         _log.info("an attention kernel of %s is not used: %s", device, refusal)
         return False
     tolerance = {torch.float32: 1e-4, torch.float16: 1e-2}.get(dtype, 6e-2)

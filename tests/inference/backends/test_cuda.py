@@ -196,11 +196,19 @@ def test_a_kernel_with_a_mistake_is_not_trusted(mistake, dtype):
     assert not is_right(VarlenAttention(MISTAKES[mistake]), device=CPU, dtype=dtype, n_heads=3, width=48)
 
 
-def test_a_device_without_memory_is_not_taken_for_one_without_a_kernel():
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory."),
+        RuntimeError("CUDA error: CUBLAS_STATUS_NOT_INITIALIZED when calling `cublasCreate(handle)`"),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+def test_a_device_without_memory_is_not_taken_for_one_without_a_kernel(error):
     def run(*_arguments: object) -> torch.Tensor:
-        raise torch.OutOfMemoryError("CUDA out of memory.")
+        raise error
 
-    with pytest.raises(torch.OutOfMemoryError):
+    with pytest.raises(type(error), match="CUDA"):
         is_right(VarlenAttention(replace(PLAIN, run=run)), device=CPU, dtype=torch.float32, n_heads=3, width=48)
 
 
