@@ -6,6 +6,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
@@ -76,7 +77,8 @@ class Predictor:
         self._needs = _joint_needs(self._readouts)
         self._token_ids = tuple({needs: None for readout in readouts if isinstance(needs := readout.needs, int)})
         self._device = device
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
+        self._clock = _Clock()
         if device.type == "cuda":
             self.max_unread = 1
         self._budget = TokenBudget(max_batch_tokens or self._suitable_batch_tokens())
@@ -99,31 +101,38 @@ class Predictor:
             does not fit into memory even alone is in none of them.
         """
         parts: list[list[_Part]] = [[] for _ in self._models]
-        computed = 0
-        # One buffer at a time: two would only fight over the same cores or the same device memory.
-        with self._lock:
-            start = time.perf_counter()
+        computed, seconds = 0, 0.0
+        with self._buffer_lock():
             for flight in self._flights(tokens, on_batch):
                 computed += int(tokens.lengths[flight.documents].sum())
                 for collected, part in zip(parts, flight.land(), strict=True):
                     collected.append(part)
-            seconds = time.perf_counter() - start
+                seconds += self._clock.busy_since(flight.start)
         first, *others = parts
         return [
             _assemble(first, tokens_computed=computed, seconds=seconds),
             *(_assemble(collected, tokens_computed=0, seconds=0.0) for collected in others),
         ]
 
+    def _buffer_lock(self) -> AbstractContextManager[object]:
+        """Held from the first launch to the last result, on devices that compute while the host waits.
+
+        Two buffers would only fight over the same cores. A device beside the host would stand still from one buffer's
+        last launch to the next one's first, so there each launch holds the lock by itself: work runs in the order of
+        the launches, on one stream, and a flight keeps nothing on the device.
+        """
+        return nullcontext() if self.max_unread else self._lock
+
     def _flights(self, tokens: TokenBatch, on_batch: BatchObserver | None) -> Iterator[_Flight]:
         """Launch the token batches in order; hand each out when ``max_unread`` newer ones are launched."""
         unread: deque[_Flight] = deque()
         for documents in pack(tokens.lengths, max_batch_tokens=self.max_batch_tokens):
-            if on_batch is not None:
-                on_batch(np.concatenate([*(flight.documents for flight in unread), documents]))
-            for flight in self._launch_or_split(tokens, documents):
-                unread.append(flight)
-                if len(unread) > self.max_unread:
-                    yield unread.popleft()
+            with self._lock:
+                if on_batch is not None:
+                    on_batch(np.concatenate([*(flight.documents for flight in unread), documents]))
+                unread.extend(self._launch_or_split(tokens, documents))
+            while len(unread) > self.max_unread:
+                yield unread.popleft()
         yield from unread
 
     def _launch_or_split(self, tokens: TokenBatch, documents: NDArray[np.int64]) -> Iterator[_Flight]:
@@ -151,6 +160,7 @@ class Predictor:
         return None
 
     def _launch(self, tokens: TokenBatch, documents: NDArray[np.int64]) -> _Flight:
+        start = time.perf_counter()
         with torch.inference_mode():
             sent = send(tokens, documents, token_ids=self._token_ids, device=self._device)
             states = self._encoder.forward_packed(sent.packed, _rows(self._needs, sent))
@@ -165,7 +175,7 @@ class Predictor:
                         None if reading.ids is None else Arrival(reading.ids, torch.int64),
                     )
                 )
-            return _Flight(documents, parts, Mark(self._device))
+            return _Flight(documents, parts, Mark(self._device), start)
 
     def _suitable_batch_tokens(self) -> int:
         longest = self._models[0].config.max_position_embeddings
@@ -205,6 +215,7 @@ class _Flight:
     documents: NDArray[np.int64]
     parts: list[_ArrivingPart]
     mark: Mark
+    start: float
 
     def land(self) -> list[_Part]:
         """Wait for the results and return them, one a model."""
@@ -213,6 +224,20 @@ class _Flight:
             _Part(positions, values.land().numpy(), None if ids is None else ids.land().numpy())
             for positions, values, ids in self.parts
         ]
+
+
+class _Clock:
+    """Shares the time of a device out among the flights of several threads: no moment counts twice."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._counted = 0.0
+
+    def busy_since(self, start: float) -> float:
+        """The seconds since ``start`` that were not handed out before."""
+        with self._lock:
+            before, self._counted = self._counted, time.perf_counter()
+            return self._counted - max(start, before)
 
 
 def _joint_needs(readouts: Sequence[Readout]) -> Needs:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import copy
+import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from itertools import groupby
 
 import numpy as np
 import pytest
@@ -332,6 +335,55 @@ def test_threads_that_share_a_predictor_get_their_own_results(model):
         found = list(pool.map(lambda tokens: logits_of(predictor, tokens), buffers))
     for tokens, logits in zip(buffers, found, strict=True):
         np.testing.assert_allclose(logits, one_by_one(model, tokens), atol=1e-5, rtol=1e-5)
+
+
+def at_once(predictor: Predictor, buffers: list[TokenBatch]) -> list[HeadOutput]:
+    with ThreadPoolExecutor(len(buffers)) as pool:
+        return [output for (output,) in pool.map(predictor.predict, buffers)]
+
+
+def test_a_device_beside_the_host_gets_the_next_buffer_while_the_last_batch_of_one_is_awaited(monkeypatch):
+    both_wait = threading.Barrier(2, timeout=20)
+    monkeypatch.setattr(transfer.Mark, "wait", lambda _mark: both_wait.wait())
+    predictor = predictor_of(CountingModel(capacity=1000), budget=10)
+    predictor.max_unread = 1
+    buffers = [documents([9, 8]), documents([7, 6])]
+    for tokens, output in zip(buffers, at_once(predictor, buffers), strict=True):
+        np.testing.assert_array_equal(output.values, expected_of(tokens))
+
+
+def test_buffers_take_turns_on_a_cpu(monkeypatch):
+    monkeypatch.setattr(transfer.Mark, "wait", lambda _mark: time.sleep(0.002))
+    fake = CountingModel(capacity=1000)
+    at_once(predictor_of(fake, budget=10), [documents([length] * 9) for length in (9, 8, 7, 6)])
+    assert [length for length, _ in groupby(fake.calls)] == list(dict.fromkeys(fake.calls))
+
+
+@pytest.mark.parametrize("max_unread", [0, 1])
+def test_launches_of_several_threads_never_overlap_and_no_time_counts_twice(monkeypatch, max_unread):
+    fake = CountingModel(capacity=30)  # some batches are split
+    running, forward = threading.Lock(), fake.distilbert.forward_packed
+
+    def alone(packed: PackedTokens, rows: Rows) -> torch.Tensor:
+        if not running.acquire(blocking=False):
+            raise RuntimeError("two launches at once")
+        try:
+            time.sleep(0.001)
+            return forward(packed, rows)
+        finally:
+            running.release()
+
+    monkeypatch.setattr(fake.distilbert, "forward_packed", alone)
+    monkeypatch.setattr(transfer.Mark, "wait", lambda _mark: time.sleep(0.001))
+    predictor = predictor_of(fake, budget=50)
+    predictor.max_unread = max_unread
+    buffers = [documents(np.random.default_rng(seed).integers(1, 20, size=30), seed=seed) for seed in range(6)]
+    start = time.perf_counter()
+    outputs = at_once(predictor, buffers)
+    wall = time.perf_counter() - start
+    for tokens, output in zip(buffers, outputs, strict=True):
+        np.testing.assert_array_equal(output.values, expected_of(tokens))
+    assert 0 < sum(output.seconds for output in outputs) <= wall
 
 
 # --- Several heads on one trunk --------------------------------------------------------------------------------------
