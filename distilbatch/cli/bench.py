@@ -32,7 +32,10 @@ _Configs = Annotated[
 ]
 _Data = Annotated[Path | None, typer.Option("--data", metavar="PATH", help="Parquet to draw documents from.")]
 _Text = Annotated[str, typer.Option("--text", metavar="COLUMN", help="Its text column.")]
-_Model = Annotated[Path | None, typer.Option("--model", metavar="DIR", help="Checkpoint of a classifier.")]
+_Model = Annotated[
+    str | None,
+    typer.Option("--model", metavar="DIR", help="Checkpoint of a classifier; or minilm; or base, the default."),
+]
 _Documents = Annotated[
     int | None, typer.Option("--documents", metavar="N", min=1, help="Documents; else what the budget allows.")
 ]
