@@ -5,6 +5,7 @@ The same table, count and seed give the same documents.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import NormalDist
@@ -77,14 +78,31 @@ def mix_documents(tokenizer: DocumentTokenizer, count: int, *, seed: int) -> lis
         count: How many documents.
         seed: Of the draw.
     """
+    normal = NormalDist()
+    wanted = [_MEDIAN_TOKENS * np.exp(_SIGMA * normal.inv_cdf((i + 0.5) / count)) for i in range(count)]
+    return _draw(tokenizer, wanted, seed=seed)
+
+
+def long_documents(tokenizer: DocumentTokenizer, count: int, *, tokens: int, seed: int) -> list[str]:
+    """Join shipped package descriptions into documents of at least so many tokens.
+
+    Args:
+        tokenizer: Counts the tokens.
+        count: How many documents.
+        tokens: Of the shortest; about twice as many are aimed at, for whoever cuts them there.
+        seed: Of the draw.
+    """
+    return _draw(tokenizer, [2.0 * tokens] * count, seed=seed)
+
+
+def _draw(tokenizer: DocumentTokenizer, wanted: Sequence[float], *, seed: int) -> list[str]:
+    """A document of about so many tokens each, in random order."""
     texts = [text for text in pq.read_table(SHIPPED, columns=["text"])["text"].to_pylist() if text]
     encoded = tokenizer.encode(texts)
     sizes = dict(zip(encoded.sequences.tolist(), (encoded.lengths - _SPECIAL_TOKENS).tolist(), strict=True))
     places = np.array(sorted(sizes), dtype=np.int64)
     rng = np.random.default_rng(seed)
-    normal = NormalDist()
-    wanted = [_MEDIAN_TOKENS * np.exp(_SIGMA * normal.inv_cdf((i + 0.5) / count)) for i in range(count)]
-    return [_join(texts, sizes, rng.permutation(places), int(wanted[i])) for i in rng.permutation(count)]
+    return [_join(texts, sizes, rng.permutation(places), int(wanted[i])) for i in rng.permutation(len(wanted))]
 
 
 def _join(texts: list[str], sizes: dict[int, int], places: NDArray[np.int64], wanted: int) -> str:

@@ -52,7 +52,8 @@ class BenchOptions:
         config: A job whose annotations, source and settings are taken; None for a mix of documents and a classifier.
         data: Parquet file or folder to draw documents from instead.
         text_column: Its text column.
-        model: Checkpoint folder, where no config names one; None for random weights of DistilBERT's default size.
+        model: Checkpoint folder, where no config names one. None or ``base`` for random weights of DistilBERT's
+            default size, ``minilm`` for the converted MiniLM; a folder of such a name is written ``./base``.
         documents: How many documents; None takes as many as the budget allows.
         rounds: Rounds to time.
         budget_s: About how long everything may take; rounds are left out to keep it.
@@ -68,7 +69,7 @@ class BenchOptions:
     config: Config | None = None
     data: Path | None = None
     text_column: str = "text"
-    model: Path | None = None
+    model: str | None = None
     documents: int | None = None
     rounds: int = DEFAULT_ROUNDS
     budget_s: float = DEFAULT_BUDGET_S
@@ -79,3 +80,8 @@ class BenchOptions:
     layout: bool = False
     jobs: Sequence[JobSize] = ()
     seed: int = 0
+
+    @property
+    def measures_base(self) -> bool:
+        """Whether the model is DistilBERT's default size."""
+        return self.config is None and self.model in {None, "base"}

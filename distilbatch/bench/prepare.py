@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-import torch
 from numpy.typing import NDArray
 
 from distilbatch.bench.documents import (
@@ -21,18 +20,16 @@ from distilbatch.bench.documents import (
     read_candidates,
     stratified,
 )
+from distilbatch.bench.models import BASE, WRITERS
 from distilbatch.bench.options import BenchOptions
 from distilbatch.bench.workload import FEATURE_EXTRACTION, TEXT_CLASSIFICATION, Workload
 from distilbatch.config import Config, load_config
-from distilbatch.demo.weights import minilm_folder
 from distilbatch.engine.job import Job, resolve_job
 from distilbatch.engine.spec import HeadSpec
 from distilbatch.errors import ConfigError
 from distilbatch.inference.budget import MAX_CUDA_BATCH_TOKENS
 from distilbatch.inference.precision import resolve_device
 from distilbatch.model.configuration import CONFIG_FILE, DistilBertConfig
-from distilbatch.model.convert import copy_tokenizer
-from distilbatch.model.modeling import DistilBertForSequenceClassification
 from distilbatch.tokenization import DocumentTokenizer
 from distilbatch.tokenization.options import TokenizerOptions
 
@@ -250,14 +247,10 @@ def plain_config(config: Config) -> dict[str, Any]:
 
 def _model(options: BenchOptions, scratch: Path) -> tuple[Path, str]:
     """The checkpoint folder and what to call it."""
-    if options.model is not None:
-        return options.model, str(options.model)
-    folder = scratch / "model"
-    vocabulary = minilm_folder()
-    torch.manual_seed(options.seed)
-    DistilBertForSequenceClassification(DistilBertConfig()).save_pretrained(folder)
-    copy_tokenizer(vocabulary, folder)
-    return folder, f"DistilBERT-base sequence classifier, random weights, seed {options.seed}"
+    name = options.model or BASE
+    if name not in WRITERS:
+        return Path(name), name
+    return scratch / "model", WRITERS[name](scratch / "model", seed=options.seed)
 
 
 def _default_config(options: BenchOptions, model: Path, scratch: Path) -> Config:

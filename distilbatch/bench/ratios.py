@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from distilbatch.bench.competitor import JOB, MODEL, TEXT
+from distilbatch.bench.models import MINILM
 from distilbatch.bench.race import MEASURED, Pass, Standing
 from distilbatch.bench.roster import OURS, PEER
 from distilbatch.bench.spread import spread
@@ -45,6 +46,18 @@ def compare_speed(standings: Sequence[Standing]) -> list[dict[str, Any]]:
             if rows:
                 min(rows, key=lambda row: float(row["ratio"]["median"]))["best_peer"] = True
             found += rows
+    return found
+
+
+def compare_models(standings: Sequence[Standing]) -> list[dict[str, Any]]:
+    """Speed of MiniLM over the base model in each precision, the model only."""
+    by_name = {standing.entrant.name: standing for standing in standings}
+    found = []
+    for small in (standing for standing in standings if standing.entrant.side == MINILM):
+        base = by_name.get(f"ours-{small.entrant.precision}")
+        if base is not None and MODEL in base.passes and MODEL in small.passes:
+            speed = speedup(small.passes[MODEL], base.passes[MODEL])
+            found.append({"name": small.entrant.name, "base": base.entrant.name, **speed})
     return found
 
 

@@ -15,11 +15,13 @@ from distilbatch.bench.flops import floor_seconds, forward_flops
 from distilbatch.bench.machine import describe_machine, versions_of
 from distilbatch.bench.prepare import Prepared
 from distilbatch.bench.race import Pass, Standing
-from distilbatch.bench.ratios import compare_layouts, compare_speed, ratio_by_round
+from distilbatch.bench.ratios import compare_layouts, compare_models, compare_speed, ratio_by_round
 from distilbatch.bench.roster import OURS, PEER
+from distilbatch.bench.sides import Side
 from distilbatch.bench.spread import spread
 from distilbatch.bench.stages import STAGES
 from distilbatch.bench.workload import TEXT_CLASSIFICATION, Workload
+from distilbatch.model.configuration import DistilBertConfig
 
 _PACKAGES = (
     "torch", "transformers", "ray", "pyarrow", "tokenizers", "numpy", "onnx", "onnxruntime", "onnxscript", "openvino",
@@ -52,6 +54,7 @@ def build_report(
     workload: Workload,
     lengths: NDArray[np.int64],
     standings: Sequence[Standing],
+    sides: Sequence[Side] = (),
 ) -> dict[str, Any]:
     """Put everything together.
 
@@ -61,16 +64,13 @@ def build_report(
         workload: What contestants were given.
         lengths: ``(N,)`` tokens of each document.
         standings: Everybody; the limit first.
+        sides: The races beside the main one.
     """
     flops = forward_flops(prepared.model_config, lengths, first_only=prepared.first_only)
     limit = next(standing for standing in standings if standing.entrant.kind == LIMIT)
     listed = [standing for standing in standings if standing.entrant.kind in {OURS, PEER}]
-    reference = _reference(standings)
-    figures = [
-        _figures(standing, scope, lengths, _Comparison(limit, flops, reference, workload))
-        for standing in listed
-        for scope in _scopes(standing)
-    ]
+    reference = _usable(standings, "reference", "ours-float32")  # the second where tasks have no plain model
+    main = _Comparison(limit, flops, reference, workload, lengths)
     return {
         "machine": describe_machine(),
         "versions": versions_of(*_PACKAGES),
@@ -84,7 +84,8 @@ def build_report(
         "data": {"source": prepared.source_name, **Lengths.of(lengths).to_dict(), "repeats_left_out": prepared.repeats},
         "reference": reference.entrant.name if reference else None,
         "limit": _limit(limit, flops, len(lengths)),
-        "contestants": figures,
+        "contestants": _all_figures(listed, main),
+        "sides": {side.name: _side(side, prepared, standings, limit) for side in sides},
         "stages": {standing.entrant.name: _stages(standing) for standing in listed if STAGES in standing.passes},
         "overhead": {
             standing.entrant.name: ratio_by_round(standing.passes[MODEL], standing.passes[JOB], lambda m, j: 1 - m / j)
@@ -92,6 +93,7 @@ def build_report(
             if {MODEL, JOB} <= standing.passes.keys()
         },
         "ratios": compare_speed(listed),
+        "models": compare_models(standings),
         "layout": compare_layouts(listed),
     }
 
@@ -102,40 +104,59 @@ def _model(prepared: Prepared) -> dict[str, Any]:
         "name": prepared.model_name,
         "task": prepared.head.task,
         "annotations": [head.name for head in prepared.job.heads],
-        "layers": config.n_layers,
-        "heads": config.n_heads,
-        "dim": config.dim,
-        "hidden_dim": config.hidden_dim,
+        **_sizes(config),
         "max_length": prepared.max_length,
         "first_token_only": prepared.first_only,
     }
 
 
+def _sizes(config: DistilBertConfig) -> dict[str, int]:
+    return {"layers": config.n_layers, "heads": config.n_heads, "dim": config.dim, "hidden_dim": config.hidden_dim}
+
+
+def _side(side: Side, prepared: Prepared, standings: Sequence[Standing], limit: Standing) -> dict[str, Any]:
+    config = side.model_config
+    listed = [standing for standing in standings if standing.entrant.side == side.name]
+    flops = forward_flops(config, side.lengths, first_only=prepared.first_only)
+    same = config == prepared.model_config  # the limit's rates are of the main model's shapes
+    reference = _usable(standings, f"{side.name}-float32")
+    comparison = _Comparison(limit if same else None, flops, reference, side.workload, side.lengths)
+    return {
+        "model": {"name": side.model_name, **_sizes(config)},
+        "data": Lengths.of(side.lengths).to_dict(),
+        "contestants": _all_figures(listed, comparison),
+    }
+
+
 @dataclass(frozen=True, slots=True)
 class _Comparison:
-    limit: Standing
+    limit: Standing | None
     flops: dict[str, float]
     reference: Standing | None
     workload: Workload
+    lengths: NDArray[np.int64]
 
 
 def _scopes(standing: Standing) -> list[str]:
     return [scope for scope in standing.passes if scope != STAGES] or [""]
 
 
-def _reference(standings: Sequence[Standing]) -> Standing | None:
-    """The plain model; where tasks have none of that kind, ourselves in float32."""
-    names = ("reference", "ours-float32")
+def _usable(standings: Sequence[Standing], *names: str) -> Standing | None:
+    """The first of these that has outputs."""
     usable = {standing.entrant.name: standing for standing in standings if standing.outputs is not None}
     return next((usable[name] for name in names if name in usable), None)
 
 
-def _figures(standing: Standing, scope: str, lengths: NDArray[np.int64], comparison: _Comparison) -> dict[str, Any]:
+def _all_figures(standings: Sequence[Standing], comparison: _Comparison) -> list[dict[str, Any]]:
+    return [_figures(standing, scope, comparison) for standing in standings for scope in _scopes(standing)]
+
+
+def _figures(standing: Standing, scope: str, comparison: _Comparison) -> dict[str, Any]:
     passes = standing.passes.get(scope, [])
     seconds = [item.seconds for item in passes]
     facts = passes[-1].facts if passes else {}
     computed = facts.get("tokens_computed")
-    tokens, documents = int(lengths.sum()), len(lengths)
+    tokens, documents = int(comparison.lengths.sum()), len(comparison.lengths)
     shares = [share for item in passes if (share := _share(item, standing, comparison)) is not None]
     values = {
         "name": standing.entrant.name,
@@ -160,9 +181,8 @@ def _figures(standing: Standing, scope: str, lengths: NDArray[np.int64], compari
 
 def _share(item: Pass, standing: Standing, comparison: _Comparison) -> float | None:
     """The floor by the rates of the same round, over the time: what padding or a full last layer costs counts."""
-    for rates in (
-        found.facts["rates"] for found in comparison.limit.passes.get(LIMIT, ()) if found.round == item.round
-    ):
+    timed = comparison.limit.passes.get(LIMIT, ()) if comparison.limit else ()
+    for rates in (found.facts["rates"] for found in timed if found.round == item.round):
         if standing.entrant.precision in rates:
             return floor_seconds(comparison.flops, rates[standing.entrant.precision]) / item.seconds
     return None

@@ -10,7 +10,7 @@ from typing import Any
 from distilbatch.bench.workload import FEATURE_EXTRACTION, TEXT_CLASSIFICATION
 from distilbatch.errors import ConfigError
 
-OURS, PEER = "ours", "peer"
+OURS, PEER, SIDE = "ours", "peer", "side"
 _MODEL_AND_JOB = 2.0
 _FILE_ORDER = 2.5  # rows of a batch padded to its longest
 INSTALL = "pip install 'distilbatch[bench]'"
@@ -22,12 +22,13 @@ class Entrant:
 
     Args:
         name: Family and precision, joined by a hyphen.
-        kind: ``ours`` or ``peer``.
+        kind: ``ours``, ``peer``, or ``side``: ourselves in a race beside the main one.
         precision: The number format of its matrix products.
         factory: ``module:callable`` that makes its competitor.
         options: Keyword arguments of that callable.
         requires: Modules it imports beyond our own requirements.
         tasks: Tasks it is compared on; empty for all.
+        side: Which race, of kind ``side``.
         cost: About how much a round of it computes, in passes over the documents without padding.
     """
 
@@ -38,6 +39,7 @@ class Entrant:
     options: dict[str, Any] = field(default_factory=dict)
     requires: tuple[str, ...] = ()
     tasks: tuple[str, ...] = ()
+    side: str = ""
     cost: float = 1.1
 
     def missing(self) -> list[str]:

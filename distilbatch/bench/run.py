@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,8 @@ from distilbatch.bench.options import BenchOptions
 from distilbatch.bench.prepare import Prepared, prepare
 from distilbatch.bench.race import MEASURED, Race, Standing, Team
 from distilbatch.bench.report import Contest, build_report
-from distilbatch.bench.roster import OURS, Entrant, choose, ourselves, peers
+from distilbatch.bench.roster import OURS, PEER, Entrant, choose, ourselves, peers
+from distilbatch.bench.sides import Side, make_side, side_entrants
 from distilbatch.bench.sizing import MIN_DOCUMENTS, affordable_documents
 from distilbatch.bench.stages import STAGES
 from distilbatch.bench.workload import Workload
@@ -49,7 +50,7 @@ def run_bench(options: BenchOptions) -> dict[str, Any]:
         prepared = prepare(options, scratch, threads=threads)
         device = prepared.device
         precisions = PRECISIONS if device == "cpu" else (*PRECISIONS, "float16")
-        own = tuple(ourselves(precision) for precision in precisions)
+        own = [*(ourselves(precision) for precision in precisions), *side_entrants(options, prepared, precisions)]
         entrants = choose((*own, *(() if options.skip_peers else peers(device))), options.only)
         with Race(scratch) as race:
             limit = race.start(LIMIT_ENTRANT, prepared.workload(0))
@@ -57,7 +58,9 @@ def run_bench(options: BenchOptions) -> dict[str, Any]:
             count = options.documents or _affordable(limit, prepared, entrants, options)
             lengths = prepared.write_documents(count)
             workload = prepared.workload(len(lengths))
-            _start(race, entrants, prepared, workload)
+            names = {entrant.side for entrant in entrants if entrant.side}
+            sides = {name: make_side(name, prepared, workload, lengths) for name in sorted(names)}
+            _start(race, entrants, prepared, workload, sides)
             if options.layout:
                 _start_teams(race, prepared, workload, lengths)
             rounds = race.run(options.rounds, budget_s=options.budget_s - (time.perf_counter() - start))
@@ -66,15 +69,19 @@ def run_bench(options: BenchOptions) -> dict[str, Any]:
                     race.time(standing, STAGES, rounds)
             seconds = time.perf_counter() - start
             contest = Contest(options.seed, rounds, options.rounds, options.budget_s, seconds)
-            return build_report(contest, prepared, workload, lengths, race.standings)
+            return build_report(contest, prepared, workload, lengths, race.standings, list(sides.values()))
 
 
-def _start(race: Race, entrants: Sequence[Entrant], prepared: Prepared, workload: Workload) -> None:
+def _start(
+    race: Race, entrants: Sequence[Entrant], prepared: Prepared, workload: Workload, sides: Mapping[str, Side]
+) -> None:
     if prepared.comparable:
         race.start(REFERENCE_ENTRANT, workload, once=True)
     for entrant in entrants:
         if why := _unfit(entrant, prepared):
             race.refuse(entrant, why)
+        elif entrant.side:
+            race.start(entrant, sides[entrant.side].workload, leave_out=(JOB, STAGES))
         else:
             race.start(entrant, workload, leave_out=(STAGES,))
 
@@ -83,7 +90,7 @@ def _unfit(entrant: Entrant, prepared: Prepared) -> str:
     """Why an entrant is not worth starting; empty when it is."""
     if prepared.device == "cpu" and entrant.precision == "bfloat16" and not bfloat16_is_native():
         return "this processor has no bfloat16 and emulates it"
-    if entrant.kind == OURS:
+    if entrant.kind != PEER:
         return ""
     task = prepared.head.task
     return prepared.why_not_comparable or ("" if task in entrant.tasks else f"not compared on {task}")

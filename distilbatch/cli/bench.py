@@ -35,7 +35,8 @@ _Data = Annotated[
 ]
 _Text = Annotated[str, typer.Option("--text", metavar="COLUMN", help="Its text column.")]
 _Model = Annotated[
-    Path | None, typer.Option("--model", parser=local_path, metavar="DIR", help="Checkpoint of a classifier.")
+    str | None,
+    typer.Option("--model", metavar="DIR", help="Checkpoint of a classifier; or minilm; or base, the default."),
 ]
 _Documents = Annotated[
     int | None, typer.Option("--documents", metavar="N", min=1, help="Documents; else what the budget allows.")

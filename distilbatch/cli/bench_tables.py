@@ -74,6 +74,9 @@ def _setting(report: Mapping[str, Any]) -> Iterable[tuple[str, str]]:
     yield "documents", f"{data['documents']:,} of {data['source']}: {data['tokens']:,} tokens{repeats}"
     yield "tokens each", f"mean {data['mean']:g}, median {data['median']:g}, p90 {data['p90']:g}, max {data['max']}"
     rounds = f"{settings['rounds']} of {settings['rounds_asked']} rounds" if _cut(settings) else f"{settings['rounds']}"
+    for name, side in report["sides"].items():
+        found = side["data"]
+        yield name, f"{side['model']['name']}; {found['documents']:,} documents, {found['mean']:g} tokens on average"
     yield "rounds", f"{rounds}, interleaved; {duration(settings['seconds'])} in all"
 
 
@@ -100,7 +103,7 @@ def _contestants(report: Mapping[str, Any]) -> RenderableType:
     table = new_table(
         "contestant", "scope", "docs/s", "min", "max", "of limit", "padding", "error", "same label", "memory"
     )
-    for item in report["contestants"]:
+    for item in _everybody(report):
         if rate := item["documents_per_s"]:
             table.add_row(
                 cell(item["name"]),
@@ -115,8 +118,14 @@ def _contestants(report: Mapping[str, Any]) -> RenderableType:
     return table
 
 
+def _everybody(report: Mapping[str, Any]) -> Iterable[Mapping[str, Any]]:
+    yield from report["contestants"]
+    for side in report["sides"].values():
+        yield from side["contestants"]
+
+
 def _absent(report: Mapping[str, Any]) -> Iterable[RenderableType]:
-    for item in report["contestants"]:
+    for item in _everybody(report):
         if item["status"] != "measured":
             yield cell(f"{item['name']}: {item['status']}: {item['reason']}")
 
@@ -135,6 +144,8 @@ def _ratios(report: Mapping[str, Any]) -> Iterable[RenderableType]:
         yield ""
     for name, share in report["overhead"].items():
         yield f"{name}: the pipeline around the model takes {share['median']:.1%} of the job"
+    for row in report["models"]:
+        yield f"{row['name']} / {row['base']}, speed: {_times(row)}"
     for row in report["layout"]:
         yield f"{row['name']}: {row['processes']} processes of one thread / one process: {_times(row)}"
 

@@ -8,6 +8,9 @@ from xml.etree import ElementTree
 
 import psutil
 import pytest
+import tiny_job
+
+from distilbatch.bench import models, sides
 
 FIGURES = {
     "about",
@@ -80,11 +83,19 @@ def test_a_job_is_measured_against_its_forward_and_the_limit_and_the_report_is_c
     assert len(bars) == 3  # the limit, the model, the job
 
 
-def test_a_table_without_a_config_is_raced_over_with_a_real_peer_and_in_two_layouts_and_tables_are_shown(place, call):
+def test_a_table_without_a_config_is_raced_over_with_a_real_peer_another_model_and_two_layouts(
+    place, call, monkeypatch
+):
     pytest.importorskip("transformers")
+
+    def write_tiny(folder, *, seed):
+        return f"tiny: {tiny_job.write_checkpoint(folder, seed=seed).name}"
+
+    monkeypatch.setitem(models.WRITERS, "base", write_tiny)
+    monkeypatch.setattr(sides, "write_minilm", write_tiny)
     ran = call(
-        *("bench", "--data", "source", "--text", "text", "--model", "model", "--layout", "--save", "report.json"),
-        *("--documents", "20", "--rounds", "1", "--threads", "2", "--only", "ours-float32,huggingface-float32"),
+        *("bench", "--data", "source", "--text", "text", "--layout", "--save", "report.json", "--documents", "20"),
+        *("--rounds", "1", "--threads", "2", "--only", "ours-float32,minilm-float32,huggingface-float32"),
     )
     assert ran.code == 0, ran.err
     report = json.loads((place.folder / "report.json").read_text())
@@ -98,6 +109,15 @@ def test_a_table_without_a_config_is_raced_over_with_a_real_peer_and_in_two_layo
     (ours,) = measured["ours-float32", "model"]["rounds_s"]
     assert row["ratio"]["median"] == pytest.approx(peer["rounds_s"][0] / ours, rel=0.2)  # of rounded times
 
+    side = report["sides"]["minilm"]
+    assert (side["model"]["name"], side["data"]["documents"]) == ("tiny: minilm", 8)
+    (small,) = side["contestants"]
+    assert small.keys() == FIGURES
+    assert (small["name"], small["scope"], small["status"]) == ("minilm-float32", "model", "measured")
+    assert small["max_error"] == 0.0  # from its own reference, float32
+    assert report["models"][0]["ratio"]["median"] == pytest.approx(ours / small["rounds_s"][0], rel=0.2)
+
+    assert "minilm-float32 / ours-float32, speed: " in ran.out
     assert "best peer, not shown" in ran.out  # one round shows nothing
     assert "ours-float32: 2 processes of one thread / one process: " in ran.out
     assert "), not shown\n" in ran.out
@@ -107,7 +127,8 @@ def test_a_table_without_a_config_is_raced_over_with_a_real_peer_and_in_two_layo
 
 def test_whole_commands_are_timed_over_the_first_rows_and_shown_as_a_table(place, call):
     ran = call(
-        *("bench", "job.yaml", "--jobs", "5:local", "--rounds", "1", "--threads", "1", "--device", "cpu"),
+        *("bench", "--data", "source", "--model", "model", "--jobs", "5:local", "--rounds", "1"),
+        *("--threads", "1", "--device", "cpu"),
         *("--save", "jobs.json"),
     )
     assert ran.code == 0, ran.err
