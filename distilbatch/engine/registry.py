@@ -176,7 +176,8 @@ def _feature_extraction(spec: HeadSpec, model: PreTrainedModel, tokenizer: Docum
 def _zero_shot(spec: HeadSpec, model: PreTrainedModel, tokenizer: DocumentTokenizer) -> Parts:
     options = ZeroShotClassificationOptions(**spec.options)
     details = needs_details(reduction=options.reduction, evidence=options.evidence, pairs=True)
-    return ZeroShotClassificationTask(model.config.labels, options), SequenceLogits(), details
+    task = ZeroShotClassificationTask(model.config.labels, options, label_ids=model.config.label2id)
+    return task, SequenceLogits(), details
 
 
 _BUILDERS: dict[str, Callable[[HeadSpec, PreTrainedModel, DocumentTokenizer], Parts]] = {
