@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from string import Formatter
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
@@ -199,7 +200,7 @@ class ZeroShotClassification(AnnotationSection):
 
     Args:
         candidate_labels: The labels.
-        hypothesis_template: Sentence with ``{}`` in the place of a label.
+        hypothesis_template: Sentence with ``{}`` or ``{0}`` in the place of a label; ``{{`` and ``}}`` are braces.
         multi_label: Whether labels are judged one by one.
         reduction: How the scores of a document's text windows become one.
         evidence: Whether to list each window with its label, score and place.
@@ -214,16 +215,24 @@ class ZeroShotClassification(AnnotationSection):
 
     @model_validator(mode="after")
     def _check_hypotheses(self) -> Self:
-        if sorted(char for char in self.hypothesis_template if char in "{}") != ["{", "}"] or (
-            "{}" not in self.hypothesis_template
-        ):
-            raise refused("expected exactly one '{}' for the label, and no other braces", at=("hypothesis_template",))
+        if not _has_one_place(self.hypothesis_template):
+            message = "expected exactly one '{}' or '{0}' for the label, and other braces doubled"
+            raise refused(message, at=("hypothesis_template",))
         for index, label in enumerate(self.candidate_labels):
             if not label.strip():
                 raise refused("expected a label, found only blanks", at=("candidate_labels", index))
         if (twice := repeated_name(self.candidate_labels)) is not None:
             raise refused(f"'{self.candidate_labels[twice]}' is listed twice", at=("candidate_labels", twice))
         return self
+
+
+def _has_one_place(template: str) -> bool:
+    """Whether a format string has one place to fill in, which looks at nothing inside of what it is filled with."""
+    try:
+        places = [place for _, *place in Formatter().parse(template) if place[0] is not None]
+    except ValueError:
+        return False
+    return places in ([["", "", None]], [["0", "", None]])
 
 
 Annotation = (

@@ -197,7 +197,7 @@ def _feature_extraction(spec: HeadSpec, config: DistilBertConfig, tokenizer: Doc
 def _zero_shot(spec: HeadSpec, config: DistilBertConfig, tokenizer: DocumentTokenizer) -> Parts:
     options = ZeroShotClassificationOptions(**spec.options)
     details = needs_details(reduction=options.reduction, evidence=options.evidence, pairs=True)
-    return ZeroShotClassificationTask(config.labels, options), details
+    return ZeroShotClassificationTask(config.labels, options, label_ids=config.label2id), details
 
 
 _BUILDERS: dict[str, Callable[[HeadSpec, DistilBertConfig, DocumentTokenizer], Parts]] = {

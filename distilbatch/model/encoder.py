@@ -223,6 +223,7 @@ class DistilBertModel(PreTrainedModel):
         *,
         inputs_embeds: Tensor | None = None,
         position_ids: Tensor | None = None,
+        token_type_ids: Tensor | None = None,
         output_hidden_states: bool | None = None,
         output_attentions: bool | None = None,
         return_dict: bool | None = None,
@@ -234,6 +235,7 @@ class DistilBertModel(PreTrainedModel):
             attention_mask: ``(B, S)``, nonzero for tokens to attend to; all without it. Holes are fine.
             inputs_embeds: ``(B, S, H)`` word vectors.
             position_ids: ``(B, S)`` or ``(1, S)``; 0 to S-1 without it, whatever is masked.
+            token_type_ids: Not looked at, as in the reference: DistilBERT has none, but tokenizers of BERT give them.
             output_hidden_states: Also return every block's output.
             output_attentions: Also return the attention weights; with ``eager`` attention only, and without the
                 argument only there, whatever the config says.

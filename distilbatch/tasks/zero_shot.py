@@ -6,7 +6,7 @@ text windows, the same for all labels: each window is scored like a text of its 
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -37,7 +37,8 @@ class ZeroShotClassificationOptions:
 
     Args:
         candidate_labels: The labels.
-        hypothesis_template: Sentence with ``{}`` in the place of a label.
+        hypothesis_template: Sentence with ``{}`` or ``{0}`` in the place of a label; as in ``str.format``, ``{{`` is a
+            brace.
         multi_label: Whether labels are judged one by one, entailment against contradiction, instead of against
             each other.
         reduction: How the scores of a text's windows become one: mean, max (label by label), length_weighted (mean
@@ -58,6 +59,8 @@ class ZeroShotClassificationTask(Task):
     Args:
         labels: C class names of the inference head; one begins with "entail".
         options: The user's choices.
+        label_ids: Ids of class names, which need not be those of ``labels``; the first that begins with "entail" is
+            taken before that of ``labels``, as in the pipeline.
 
     Attributes:
         hypotheses: What is read beside each text, one for each candidate label.
@@ -66,12 +69,19 @@ class ZeroShotClassificationTask(Task):
         ConfigError: The head has no entailment class, or the reduction is unknown.
     """
 
-    def __init__(self, labels: Sequence[str], options: ZeroShotClassificationOptions) -> None:
+    def __init__(
+        self,
+        labels: Sequence[str],
+        options: ZeroShotClassificationOptions,
+        *,
+        label_ids: Mapping[str, int] | None = None,
+    ) -> None:
         check_choice("reduction", options.reduction, REDUCTIONS)
         self._options = options
         self._names = pa.array(list(options.candidate_labels), pa.string())
-        self.hypotheses = [options.hypothesis_template.replace("{}", label) for label in options.candidate_labels]
-        found = [index for index, label in enumerate(labels) if label.lower().startswith(ENTAILMENT)]
+        self.hypotheses = [options.hypothesis_template.format(label) for label in options.candidate_labels]
+        ids = [*(label_ids or {}).items(), *((label, index) for index, label in enumerate(labels))]
+        found = [index for label, index in ids if label.lower().startswith(ENTAILMENT) and index in range(len(labels))]
         if not found:
             raise ConfigError(
                 "zero-shot-classification needs a natural language inference checkpoint",

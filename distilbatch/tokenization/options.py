@@ -23,6 +23,7 @@ ADDED_TOKENS_FILE = "added_tokens.json"
 MAX_FILE_BYTES = 256 << 20
 
 SPECIAL_TOKENS = {"unk": "[UNK]", "sep": "[SEP]", "pad": "[PAD]", "cls": "[CLS]", "mask": "[MASK]"}
+_MORE_ROLES = ("bos", "eos")  # of no use to the model, but kept whole in a text and left out of decoded ones
 REQUIRED = ("unk", "sep", "cls")
 NORMALIZER_OPTIONS = {
     "do_lower_case": "lowercase",
@@ -45,7 +46,7 @@ class TokenizerOptions:
         special: Special tokens by role: unk, sep, pad, cls, mask. A role that the files set to null is left out.
         named: The roles that the files name, which have a token even where the vocabulary lacks it.
         added: Tokens beside the vocabulary, by id.
-        extra: More special tokens.
+        extra: More special tokens: of roles that the model does not know, and without a role.
         max_length: Most tokens of an encoding, special tokens included; None where there is no limit.
         truncation_side: Which end of a text is cut off: right or left.
         padding_side: At which end padding is added: right or left.
@@ -113,7 +114,10 @@ class TokenizerOptions:
             special=special,
             named=frozenset(role for role, value in roles.items() if value is not None),
             added=added,
-            extra=tuple(_token(token, f"{where}: additional_special_tokens") for token in listed),
+            extra=(
+                *(_token(raw[key], f"{where}: {key}") for role in _MORE_ROLES if raw.get(key := f"{role}_token")),
+                *(_token(token, f"{where}: additional_special_tokens") for token in listed),
+            ),
             max_length=int(limit) if isinstance(limit, (int, float)) and 0 < limit < _UNLIMITED else None,
             truncation_side=_side(raw.get("truncation_side"), f"{where}: truncation_side"),
             padding_side=_side(raw.get("padding_side"), f"{where}: padding_side"),

@@ -10,9 +10,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 - torch's own name for it
 
-from distilbatch.errors import ConfigError
+from distilbatch.errors import ConfigError, DataError
 
 __all__ = ["FitOptions", "FittedHead", "Scores", "apply_head", "fit_head", "score"]
+
+_WARM_UP = 0.1  # of the steps
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +97,9 @@ def fit_head(
         dev: The same for the rows that choose the epoch.
         num_labels: C.
         options: How.
+
+    Raises:
+        DataError: The head does not fit into float16.
     """
     # Of equally good epochs max keeps the first.
     return max(_epochs(train, dev, num_labels=num_labels, options=options), key=lambda head: head.dev.accuracy)
@@ -125,14 +130,18 @@ def _epochs(
     train: tuple[Tensor, Tensor], dev: tuple[Tensor, Tensor], *, num_labels: int, options: FitOptions
 ) -> Iterator[FittedHead]:
     states, labels = train
-    mean, deviation = states.mean(0), states.std(0)
-    deviation = deviation.clamp_min(0.1 * deviation.mean().item())  # a constant state would fold to huge weights
+    mean, deviation = states.mean(0), states.std(0, unbiased=False)
+    # A constant state would fold to huge weights. Where all are constant there is nothing to learn but how frequent
+    # each class is, and any scale will do.
+    deviation = deviation.clamp_min(0.1 * deviation.mean().item() or 1.0)
     standard = (states - mean) / deviation
     random = torch.Generator().manual_seed(options.seed)
     net = _fresh(states.shape[1], num_labels, random)
     steps = options.epochs * math.ceil(len(labels) / options.batch_rows)
     optimizer = torch.optim.AdamW(net.values(), lr=options.max_lr, weight_decay=options.weight_decay)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, options.max_lr, total_steps=steps, pct_start=0.1)
+    # Of a warm-up of a single step torch makes a phase without length, and divides by it.
+    warm_up = _WARM_UP if _WARM_UP * steps > 1 else 0.0
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, options.max_lr, total_steps=steps, pct_start=warm_up)
     weights = torch.bincount(labels, minlength=num_labels).clamp_min(1).float() ** -options.class_weight_power
     for epoch in range(1, options.epochs + 1):
         for rows in torch.split(torch.randperm(len(labels), generator=random), options.batch_rows):
@@ -188,4 +197,12 @@ def _fold(net: Mapping[str, Tensor], mean: Tensor, deviation: Tensor) -> dict[st
     weight = tensors["pre_classifier.weight"] / deviation
     tensors["pre_classifier.weight"] = weight
     tensors["pre_classifier.bias"] -= weight @ mean
-    return {name: tensor.half() for name, tensor in tensors.items()}
+    halves = {name: tensor.half() for name, tensor in tensors.items()}
+    if broken := [name for name, tensor in halves.items() if not bool(tensor.isfinite().all())]:
+        raise DataError(
+            "the head does not fit into float16",
+            expected="states of the training texts that differ, in numbers of a usual size",
+            found=f"NaN or infinity in {', '.join(broken)}",
+            remedy="check that the training texts are not all alike, and lower max_lr",
+        )
+    return halves

@@ -26,6 +26,7 @@ from distilbatch.errors import DataError, DistilbatchError
 from distilbatch.fingerprint import sha256_file
 from distilbatch.model.checkpoint import save_tensors
 from distilbatch.model.weight_files import WEIGHTS_FILE
+from distilbatch.tokenization import read_texts
 from distilbatch.train.features import first_token_states
 from distilbatch.train.fitting import FitOptions, FittedHead, fit_head
 
@@ -33,6 +34,8 @@ __all__ = ["INFO_FILE", "TENSORS_FILE", "main", "read_labelled", "train_head"]
 
 TENSORS_FILE = "head.safetensors"
 INFO_FILE = "head.json"
+
+_TEXT_TYPES = (pa.string(), pa.large_string(), pa.binary(), pa.large_binary())
 
 logger = logging.getLogger(__name__)
 
@@ -42,12 +45,12 @@ def read_labelled(path: Path, *, text: str, label: str, leave_out: Sequence[str]
 
     Args:
         path: The file.
-        text: Column of the texts.
-        label: Column of the labels.
-        leave_out: Labels whose rows are dropped.
+        text: Column of the texts: strings or bytes, read by the rules of ``read_texts``.
+        label: Column of the labels: anything that can be written as a string, which it becomes.
+        leave_out: Labels whose rows are dropped, as strings.
 
     Raises:
-        DataError: The file cannot be read, lacks a column, has nulls in one, or has no rows.
+        DataError: The file cannot be read, lacks a column, has nulls in one or no texts or labels, or has no rows.
     """
     try:
         names = pq.read_schema(path).names
@@ -60,10 +63,29 @@ def read_labelled(path: Path, *, text: str, label: str, leave_out: Sequence[str]
     for name in (text, label):
         if table[name].null_count:
             raise DataError(f"{path}: column {name!r}", expected="no nulls", found=f"{table[name].null_count} nulls")
-    table = table.filter(pc.invert(pc.is_in(table[label], pa.array(leave_out, table[label].type))))
-    if not table.num_rows:
+    labels = _as_strings(table[label], f"{path}: column {label!r}")
+    keep = pc.invert(pc.is_in(labels, pa.array(leave_out, pa.string())))
+    texts, labels = _decoded(table[text]).filter(keep), labels.filter(keep)
+    if not len(labels):
         raise DataError(f"{path}: no rows to read")
-    return table[text].to_pylist(), table[label].to_pylist()
+    if texts.type not in _TEXT_TYPES:
+        raise DataError(f"{path}: column {text!r}", expected="texts", found=str(texts.type))
+    return [found or "" for found in read_texts(texts).texts], labels.to_pylist()
+
+
+def _decoded(column: pa.ChunkedArray) -> pa.Array:
+    # pandas writes categories as dictionaries.
+    kind = column.type.value_type if pa.types.is_dictionary(column.type) else column.type
+    return pa.concat_arrays(column.cast(kind).chunks) if column.num_chunks else pa.array([], kind)
+
+
+def _as_strings(column: pa.ChunkedArray, where: str) -> pa.Array:
+    try:
+        strings = _decoded(column).cast(pa.string())
+        strings.validate(full=True)  # Arrow does not check the UTF-8 of strings that it reads from Parquet
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as exc:
+        raise DataError(where, expected="labels that can be written as a string", found=str(exc)) from exc
+    return strings
 
 
 def train_head(

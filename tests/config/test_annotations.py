@@ -236,11 +236,16 @@ def test_a_wrong_entry_is_named_with_line_and_key(tmp_path, entry, messages):
     assert lines_of(tmp_path, entry) == messages
 
 
-@pytest.mark.parametrize("template", ["no place", "{} and {}", "{0} {}", "{{}}", "}{", "{ }"])
+@pytest.mark.parametrize(
+    "template", ["no place", "{} and {}", "{0} {}", "{{}}", "}{", "{ }", "{1}", "{0.x}", "{!r}", "{:>9}"]
+)
 def test_a_template_has_one_place_for_the_label(tmp_path, template):
     assert lines_of(
         tmp_path, f"task: zero-shot-classification\ncandidate_labels: [a]\nhypothesis_template: '{template}'"
-    ) == ["line 8: annotate.0.hypothesis_template: expected exactly one '{}' for the label, and no other braces"]
+    ) == [
+        "line 8: annotate.0.hypothesis_template: expected exactly one '{}' or '{0}' for the label, and other "
+        "braces doubled"
+    ]
 
 
 @pytest.mark.parametrize("kind", get_args(Annotation))

@@ -102,6 +102,16 @@ def test_every_attention_with_every_mask(head, attention, mask):
 
 
 @pytest.mark.parametrize("head", HEADS)
+def test_token_types_change_nothing(head):
+    case = draw(6000, head)
+    types = torch.ones(case.inputs.get("input_ids", case.inputs.get("inputs_embeds")).shape[:2], dtype=torch.int64)
+    with torch.no_grad():
+        ours = case.ours(**case.inputs, token_type_ids=types)[0]
+        assert torch.equal(ours, case.ours(**case.inputs)[0])
+        case.reference(**case.inputs, token_type_ids=types)
+
+
+@pytest.mark.parametrize("head", HEADS)
 @pytest.mark.parametrize("seed", range(5000, 5005))
 def test_tuples_are_in_the_references_order(head, seed):
     case = draw(seed, head, attention="eager")

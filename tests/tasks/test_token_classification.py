@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 from collections.abc import Sequence
 from itertools import pairwise
@@ -214,8 +215,12 @@ def by_token(asked: Asked, table: np.ndarray) -> np.ndarray:
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
 @pytest.mark.parametrize(("max_length", "stride"), [(8, 0), (8, 3), (9, 6), (16, 5), (3, 0)])
-def test_with_logits_of_the_token_alone_windows_change_nothing(tokenizer, strategy, max_length, stride):
-    folder = Path(get_model_path())
+@pytest.mark.parametrize("side", ["right", "left"])
+def test_with_logits_of_the_token_alone_windows_change_nothing(tokenizer, tmp_path, strategy, max_length, stride, side):
+    folder = tmp_path
+    copy_tokenizer(Path(get_model_path()), folder)
+    config = json.loads((folder / "tokenizer_config.json").read_text("utf-8"))
+    (folder / "tokenizer_config.json").write_text(json.dumps({**config, "truncation_side": side}), "utf-8")
     windowed = DocumentTokenizer.from_folder(folder, max_length=max_length, stride=stride)
     whole = DocumentTokenizer.from_folder(folder, max_length=10_000)
     rng = np.random.default_rng(5)

@@ -40,8 +40,9 @@ def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
         {"candidate_labels": ["sport", "politics", "a river"], "multi_label": True},
         {"candidate_labels": ["sport"]},
         {"candidate_labels": ["red", "blue"], "hypothesis_template": "{} is what this text is about"},
+        {"candidate_labels": ["red", "{0}"], "hypothesis_template": "{{so}} {0} it is"},
     ],
-    ids=["each other", "one by one", "single", "template"],
+    ids=["each other", "one by one", "single", "template", "braces"],
 )
 def test_labels_and_scores_are_the_pipelines(model, options):
     pipeline = transformers.pipeline("zero-shot-classification", model=str(model), device="cpu")
@@ -68,6 +69,37 @@ def test_a_head_without_entailment_is_refused(tmp_path):
         "a class whose name begins with 'entail'",
         "red, not entailed",
     )
+
+
+@pytest.mark.parametrize(
+    "label2id",
+    [
+        {"contradiction": 0, "neutral": 1, "entailment": 2},
+        {"neutral": 0, "entailed": 1, "entailment": 2},
+        {"neutral": 0, "entailment": 9},
+    ],
+    ids=["alone", "first of two", "of no class"],
+)
+@pytest.mark.parametrize("named", [True, False], ids=["labels too", "numbers"])
+def test_entailment_is_the_one_of_label2id_where_it_has_one(tmp_path, label2id, named):
+    names = ("entailment", "neutral", "contradiction") if named else ("LABEL_0", "LABEL_1", "LABEL_2")
+    model = write_model(
+        DistilBertForSequenceClassification, tmp_path / "m", id2label=dict(enumerate(names)), label2id=label2id, seed=7
+    )
+    options = {"candidate_labels": ["sport", "politics", "a river"]}
+    if 9 in label2id.values():  # the pipeline breaks
+        if named:
+            assert load_annotator("zero-shot-classification", model, **options)(["river"])[0] is not None
+        else:
+            with pytest.raises(ConfigError, match="needs a natural language inference checkpoint"):
+                load_annotator("zero-shot-classification", model, **options)
+        return
+    pipeline = transformers.pipeline("zero-shot-classification", model=str(model), device="cpu")
+    for multi_label in (False, True):
+        expected = pipeline("red river", multi_label=multi_label, **options)
+        annotate = load_annotator("zero-shot-classification", model, multi_label=multi_label, **options)
+        scores = {item["label"]: item["score"] for item in annotate(["red river"])[0]["scores"]}
+        assert scores == pytest.approx(dict(zip(expected["labels"], expected["scores"], strict=True)), abs=1e-4)
 
 
 def test_a_hypothesis_without_tokens_is_an_error_in_every_row(model):

@@ -439,6 +439,13 @@ ADDED_FILES = {
             "pad_token": {"__type": "AddedToken", **added("[PAD]", special=True)},
         }
     },
+    "bos and eos": {
+        "tokenizer_config.json": {
+            "do_lower_case": True,
+            "bos_token": "<new>",
+            "eos_token": {"__type": "AddedToken", **added("<|m|>", special=True)},
+        }
+    },
     "other names": {
         "tokenizer_config.json": {"cls_token": "new", "sep_token": "x", "pad_token": "y", "unk_token": "one"}
     },

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from distilbatch.errors import ConfigError
+from distilbatch.errors import ConfigError, DataError
 from distilbatch.train.fitting import FitOptions, apply_head, fit_head, score
 
 OPTIONS = FitOptions(epochs=15, batch_rows=32, max_lr=2e-2, dropout=0.1)
@@ -74,6 +74,29 @@ def test_rare_classes_count_for_more_when_classes_are_weighed():
         head = fit_head((states, labels), (states, labels), num_labels=2, options=options)
         said.append(int(apply_head(head.tensors, states).argmax(1).sum()))
     assert said[1] > said[0]
+
+
+@pytest.mark.parametrize("steps", [1, 2, 3, 9, 10, 11, 20])
+def test_any_number_of_steps_is_a_fit(steps):
+    options = FitOptions(epochs=steps, batch_rows=64)
+    fitted = fit_head(clouds(60, seed=1), clouds(30, seed=2), num_labels=3, options=options)
+    assert 1 <= fitted.epoch <= steps
+
+
+@pytest.mark.parametrize("rows", [1, 40])
+def test_states_that_do_not_differ_teach_how_frequent_classes_are(rows):
+    states = torch.full((rows, 8), 3.0)
+    labels = (torch.arange(rows) % 4 == 3).long()
+    options = FitOptions(epochs=60, max_lr=2e-2, class_weight_power=0.0)
+    tensors = fit_head((states, labels), (states, labels), num_labels=2, options=options).tensors
+    assert all(bool(tensor.isfinite().all()) for tensor in tensors.values())
+    assert apply_head(tensors, states).argmax(1).tolist() == [0] * rows
+
+
+def test_a_head_that_half_precision_cannot_hold_is_refused():
+    (states, labels), dev = clouds(60, seed=1), clouds(30, seed=2)
+    with pytest.raises(DataError, match=r"^the head does not fit into float16; .* NaN or infinity in pre_classifier"):
+        fit_head((states * 1e-9, labels), dev, num_labels=3, options=OPTIONS)
 
 
 @pytest.mark.parametrize("name", ["epochs", "batch_rows"])

@@ -98,3 +98,58 @@ def test_a_null_text_is_refused(tmp_path):
     pq.write_table(pa.table({"text": ["red", None], "kind": ["a", "b"]}), tmp_path / "rows.parquet")
     with pytest.raises(DataError, match="column 'text'; expected no nulls; found 1 nulls"):
         read_labelled(tmp_path / "rows.parquet", text="text", label="kind")
+
+
+def write(path: Path, texts: pa.Array, labels: pa.Array) -> Path:
+    pq.write_table(pa.table({"text": texts, "kind": labels}), path)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("labels", "expected"),
+    [
+        (pa.array(["x", "y", "x"]).dictionary_encode(), ["x", "y", "x"]),  # a category of pandas
+        (pa.array([1, 2, 1]), ["1", "2", "1"]),
+        (pa.array([True, False, True]), ["true", "false", "true"]),
+        (pa.array([b"x", b"y", b"x"]), ["x", "y", "x"]),
+    ],
+    ids=lambda value: str(getattr(value, "type", "")),
+)
+def test_labels_of_any_type_become_strings(tmp_path, labels, expected):
+    path = write(tmp_path / "rows.parquet", pa.array(["a", "b", "c"]), labels)
+    assert read_labelled(path, text="text", label="kind") == (["a", "b", "c"], expected)
+    left = read_labelled(path, text="text", label="kind", leave_out=[expected[1]])
+    assert left == (["a", "c"], [expected[0], expected[2]])
+
+
+@pytest.mark.parametrize("kind", [pa.string(), pa.binary(), pa.large_binary()], ids=str)
+def test_texts_are_read_by_the_rules_of_the_library(tmp_path, kind):
+    texts = pa.array([b"a", b"\xff red"]).cast(pa.large_binary() if kind == pa.large_binary() else pa.binary())
+    texts = texts.view(kind)
+    path = write(tmp_path / "rows.parquet", texts, pa.array(["x", "y"]))
+    assert read_labelled(path, text="text", label="kind")[0] == ["a", "\ufffd red"]
+    words = pa.array(["a", "b"]).dictionary_encode()
+    assert read_labelled(write(path, words, pa.array(["x", "y"])), text="text", label="kind")[0] == ["a", "b"]
+
+
+@pytest.mark.parametrize(
+    ("texts", "labels", "message"),
+    [
+        (pa.array([1]), pa.array(["x"]), "column 'text'; expected texts; found int64"),
+        (pa.array(["a"]), pa.array([["x"]]), "column 'kind'; expected labels that can be written as a string; found"),
+        (pa.array(["a"]), pa.array([b"\xff"]).view(pa.string()), "column 'kind'; expected labels that can be written"),
+    ],
+    ids=["numbers", "lists", "bytes"],
+)
+def test_columns_that_are_no_texts_or_labels_are_named(tmp_path, texts, labels, message):
+    with pytest.raises(DataError) as caught:
+        read_labelled(write(tmp_path / "rows.parquet", texts, labels), text="text", label="kind")
+    assert message in str(caught.value)
+
+
+def test_an_unknown_dev_label_that_is_a_number_is_named(tmp_path, arguments, capsys):
+    write(tmp_path / "train.parquet", pa.array(["red", "one"]), pa.array([1, 2]))
+    write(tmp_path / "dev.parquet", pa.array(["red", "one"]), pa.array([1, 3]))
+    with pytest.raises(SystemExit, match="3"):
+        main(arguments)
+    assert "dev labels; expected labels of the training rows; found 3" in capsys.readouterr().err
