@@ -52,11 +52,12 @@ def list_fragments(
     """List the Parquet files of a folder, or one file, and unify the types of the wanted columns.
 
     The order depends on names only, so listing the same files twice gives the same plan. A wanted column that
-    only some files have is null in the others. INT96 timestamps are microseconds; what is finer is cut off.
+    only some files have is null in the others, and a file without rows and columns takes part with no rows. INT96
+    timestamps are microseconds; what is finer is cut off.
 
     Args:
         root: A folder, or one Parquet file.
-        text_column: The documents' column: string, binary, their large forms and views, or a dictionary of them.
+        text_column: The documents' column: string, binary, their large forms and views, a dictionary of them, or null.
         columns: Other columns to read; Hive partition keys may be among them and are strings.
         partitioning: ``hive`` or ``none``.
         glob: Pattern on paths relative to ``root``, such as ``**/*.parquet``; not used for a single file.

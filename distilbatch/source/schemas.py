@@ -69,15 +69,16 @@ def is_large(data_type: pa.DataType) -> bool:
 
 
 def is_text(data_type: pa.DataType) -> bool:
-    """Say whether a plain type can hold documents: text, or bytes that should be UTF-8."""
+    """Say whether a plain type is text, or bytes that should be UTF-8."""
     return bool(types.is_string(data_type) or types.is_large_string(data_type) or is_binary(data_type))
 
 
 def unify(files: Iterable[tuple[str, ColumnTypes]], *, text_column: str, columns: Iterable[str]) -> pa.Schema:
     """Widen the column types of all files into one schema: the text column first, then ``columns``.
 
-    Bytes stay bytes, so text is binary as soon as one file has it as binary. Every field may be null and
-    carries no metadata.
+    Bytes stay bytes, so text is binary as soon as one file has it as binary. A column without a value has the null
+    type in its file, and takes the type of the others; text that is null in all of them is string. Every field may
+    be null and carries no metadata.
 
     Args:
         files: Path and plain column types of each file, in plan order.

@@ -78,11 +78,33 @@ def test_all_text_types_are_accepted(tmp_path, name):
 
 
 @pytest.mark.parametrize(
-    "values", [[1, 2], [1.5], [["x"]], [{"a": "x"}], pa.array([None]), [datetime.date(2026, 1, 1)], [True]]
+    "values", [[1, 2], [1.5], [["x"]], [{"a": "x"}], pa.array([], pa.int8()), [datetime.date(2026, 1, 1)], [True]]
 )
 def test_other_text_types_are_bad_files(tmp_path, values):
     put(tmp_path / "a.parquet", {"text": values})
     with pytest.raises(DataError, match=r"column 'text' has type .*, expected string or binary"):
+        listing(tmp_path)
+
+
+def test_a_file_without_a_single_text_is_a_file_like_others(tmp_path):
+    put(tmp_path / "a.parquet", {"text": pa.nulls(3)})
+    put(tmp_path / "b.parquet", {"text": pa.nulls(0)})
+    found = listing(tmp_path)
+    assert ([fragment.num_rows for fragment in found.fragments], found.bad_files) == ([3, 0], ())
+    assert found.schema.field("text").type == pa.string()
+
+
+def test_a_file_without_rows_and_columns_has_nothing_to_refuse(tmp_path):
+    put(tmp_path / "dt=1/a.parquet", {})
+    assert listing(tmp_path).fragments[0].num_rows == 0
+    with pytest.raises(ConfigError, match="no source file has a column 'id'; the nearest is 'dt'; columns: dt"):
+        listing(tmp_path, ["id"])
+    put(tmp_path / "dt=2/a.parquet", {"text": ["x"], "id": [1]})
+    found = listing(tmp_path, ["id", "dt"])
+    assert [fragment.num_rows for fragment in found.fragments] == [0, 1]
+    assert found.schema.equals(pa.schema([("text", pa.string()), ("id", pa.int64()), ("dt", pa.string())]))
+    put(tmp_path / "dt=3/a.parquet", {"body": pa.array([], pa.string())})
+    with pytest.raises(DataError, match=r"dt=3/a.parquet: no column 'text'; columns: body"):
         listing(tmp_path)
 
 

@@ -136,6 +136,19 @@ def test_drift_missing_reordered_and_widened_columns(tmp_path):
     ]
 
 
+@pytest.mark.parametrize("values", [["x", None], [b"x", None], [None, None]], ids=str)
+def test_files_without_a_single_text_give_null_rows(tmp_path, values):
+    put(tmp_path / "a.parquet", {"text": pa.nulls(3), "id": range(3)}, row_group_size=2)
+    put(tmp_path / "b.parquet", {"text": values, "id": pa.nulls(2)})
+    put(tmp_path / "c.parquet", {"text": pa.nulls(0), "id": pa.nulls(0)})
+    found = listing(tmp_path, ["id"])
+    assert [rows_of(read(tmp_path, found, index)) for index in range(3)] == [
+        [{"text": None, "id": number} for number in range(3)],
+        [{"text": value, "id": None} for value in values],
+        [],
+    ]
+
+
 def test_nested_columns_pass_through_and_gain_missing_members(tmp_path):
     maps = pa.array([[("k", 1)], None], pa.map_("string", "int32"))
     put(tmp_path / "a.parquet", {"text": ["x"], "s": [{"a": ["p", None]}], "m": maps[:1]})

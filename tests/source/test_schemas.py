@@ -53,6 +53,9 @@ def test_extension_types_are_refused(field):
         ([pa.string(), pa.large_string()], pa.large_string()),
         ([pa.string(), pa.binary()], pa.binary()),
         ([pa.large_string(), pa.binary()], pa.large_binary()),
+        ([pa.null(), pa.large_string()], pa.large_string()),
+        ([pa.null(), pa.binary()], pa.binary()),
+        ([pa.null(), pa.null()], pa.string()),
     ],
 )
 def test_text_stays_bytes_once_a_file_has_bytes(stored, unified):
