@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+from dataclasses import replace
 from datetime import datetime
 
 import pyarrow as pa
@@ -164,6 +165,17 @@ def test_json_and_uuid_columns_are_read_as_they_are_stored(tmp_path):
     put(tmp_path / "a.parquet", {"text": ["x"], "u": uuids, "j": json})
     found = listing(tmp_path, ["u", "j"])
     assert rows_of(read(tmp_path, found)) == [{"text": "x", "u": b"0123456789abcdef", "j": '{"a": 1}'}]
+
+
+def test_list_views_are_read_as_lists_unless_they_were_planned_as_views(tmp_path):
+    values = [["p", None], None, []]
+    put(tmp_path / "a.parquet", {"text": ["x"] * 3, "l": pa.array(values, pa.list_view(pa.string()))})
+    put(tmp_path / "b.parquet", {"text": ["x"] * 3, "l": values})
+    found = listing(tmp_path, ["l"])
+    assert pa.types.is_list(found.schema.field("l").type)
+    planned = replace(found, schema=pa.schema([("text", pa.string()), ("l", pa.list_view(pa.string()))]))
+    for each in ((found, 0), (found, 1), (planned, 0)):
+        assert [row["l"] for row in rows_of(read(tmp_path, *each))] == values
 
 
 def test_a_dotted_name_next_to_a_nested_one(tmp_path):
