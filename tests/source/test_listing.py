@@ -129,6 +129,26 @@ def test_a_column_no_file_has_is_a_config_error_with_the_nearest_name(tmp_path):
         listing(tmp_path, ["Reviewid"])
 
 
+@pytest.mark.parametrize("on_bad_file", ["fail", "quarantine"])
+def test_a_column_that_differs_in_case_is_not_taken_for_missing(tmp_path, on_bad_file):
+    put(tmp_path / "a.parquet", {"text": ["x"], "id": [1]})
+    put(tmp_path / "b.parquet", {"text": ["x"], "ID": [1]})
+    with pytest.raises(DataError, match=r"column 'id' has another spelling in some files; found 'ID' in b.parquet;"):
+        listing(tmp_path, ["id"], on_bad_file=on_bad_file)
+    assert listing(tmp_path, ["id", "ID"]).schema.names == ["text", "id", "ID"]
+    put(tmp_path / "b.parquet", {"text": ["x"], "TEXT": ["y"], "id": [1]})
+    assert listing(tmp_path, ["TEXT"]).schema.names == ["text", "TEXT"]
+    assert listing(tmp_path).schema.names == ["text"]
+
+
+def test_a_partition_key_that_differs_in_case_is_not_taken_for_missing(tmp_path):
+    put(tmp_path / "dt=1/a.parquet", {"text": ["x"]})
+    put(tmp_path / "DT=2/a.parquet", {"text": ["x"]})
+    with pytest.raises(DataError, match=r"'dt' has another spelling in some files; found 'DT' in DT=2/a.parquet"):
+        listing(tmp_path, ["dt"])
+    assert listing(tmp_path, ["dt", "DT"]).schema.names == ["text", "dt", "DT"]
+
+
 def test_the_text_column_may_not_be_a_partition_key(tmp_path):
     put(tmp_path / "text=1/a.parquet", {"text": ["x"]})
     with pytest.raises(ConfigError, match=r"text column 'text' is also a partition key, in text=1/a.parquet"):
