@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 from distilbatch.engine.spec import HeadSpec
 from distilbatch.errors import ConfigError
 from distilbatch.records import Documents, RowStatus
-from distilbatch.source.schemas import is_text
+from distilbatch.source.schemas import is_text, plain_array, plain_type
 from distilbatch.tasks.base import ChoicesColumn, Inputs, TextColumn
 from distilbatch.tasks.token_classification import WORDS
 from distilbatch.tokenization import read_texts
@@ -71,7 +71,7 @@ def read_inputs(columns: Mapping[str, pa.Array], specs: Sequence[HeadSpec], *, m
     """Apply the text policy to every column that heads read.
 
     Args:
-        columns: Source columns by name, B values each.
+        columns: Source columns by name, B values each; dictionaries, views and Arrow's JSON are read as what they hold.
         specs: The annotations; the first column of the first is the main text.
         max_doc_bytes: Longer documents are cut.
 
@@ -84,7 +84,7 @@ def read_inputs(columns: Mapping[str, pa.Array], specs: Sequence[HeadSpec], *, m
     statuses: list[RowStatus] = []
     for name in dict.fromkeys(name for spec in specs for _, name in spec.columns):
         column = columns[name]
-        if _is_list(column.type):
+        if _is_list(plain_type(column.type)):
             texts[name] = _read_lists(column, max_doc_bytes)
             if name == main:
                 statuses = [RowStatus.NULL if item is None else RowStatus.OK for item in texts[name]]
@@ -119,11 +119,13 @@ def check_columns(types: Mapping[str, pa.DataType], specs: Sequence[HeadSpec]) -
 def _check_column(name: str, columns: Mapping[str, pa.DataType], *, wants_list: bool) -> None:
     if name not in columns:
         raise ConfigError(f"no column {name!r}", found=f"the columns {', '.join(columns)}")
-    kind = columns[name]
+    kind = plain_type(columns[name])
     if pa.types.is_null(kind):
         return
     if _is_list(kind) != wants_list or not _is_text(kind.value_type if wants_list else kind):
-        raise ConfigError(f"column {name!r}", expected="lists of texts" if wants_list else "text", found=str(kind))
+        raise ConfigError(
+            f"column {name!r}", expected="lists of texts" if wants_list else "text", found=str(columns[name].type)
+        )
 
 
 def _is_list(kind: pa.DataType) -> bool:
@@ -135,7 +137,9 @@ def _is_text(kind: pa.DataType) -> bool:
 
 
 def _read(column: pa.Array, max_doc_bytes: int) -> Documents:
-    texts = column.cast(pa.string()) if pa.types.is_null(column.type) else column
+    texts = plain_array(column)
+    if pa.types.is_null(texts.type):
+        texts = texts.cast(pa.string())
     return read_texts(texts, max_doc_bytes=max_doc_bytes)
 
 

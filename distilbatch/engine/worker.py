@@ -39,6 +39,7 @@ from distilbatch.sink.parquet import ParquetStager
 from distilbatch.sink.utf8 import valid_utf8
 from distilbatch.source.open_files import OpenFiles
 from distilbatch.source.reader import read_shard
+from distilbatch.source.schemas import plain_array
 
 CRASH_MESSAGE = "WORKER_CRASH: computing this row killed its worker process"
 
@@ -271,23 +272,27 @@ class Worker:
     def _passthrough(self, batch: pa.RecordBatch, name: str) -> pa.Array:
         wanted = self._spec.source_schema.field(name).type
         index = batch.schema.get_field_index(name)
-        found = batch.schema.field(index).type if index >= 0 else None
-        if found != wanted:
+        column = batch.column(index) if index >= 0 else None
+        if column is not None and column.type != wanted:
+            column = plain_array(column)
+        if column is None or column.type != wanted:
             raise ConfigError(
                 f"pipeline hook 'before', passthrough column {name!r}",
                 expected=str(wanted),
-                found="no such column" if found is None else str(found),
+                found="no such column" if column is None else str(column.type),
             )
-        return valid_utf8(batch.column(index))
+        return valid_utf8(column)
 
 
 def _replace(batch: pa.RecordBatch, name: str, rows: pa.BooleanArray, values: pa.Array | None) -> pa.RecordBatch:
     """Put other values, or nulls, into some rows of a column; values of another type leave it as it is."""
-    column = batch.column(name)
-    if not rows.true_count or (values is not None and values.type != column.type):
+    if not rows.true_count:
+        return batch
+    column = plain_array(batch.column(name))  # Arrow does not choose between views, which a hook may return
+    if values is not None and values.type != column.type:
         return batch
     filled = pc.if_else(rows, pa.scalar(None, column.type) if values is None else values, column)
-    return batch.set_column(batch.schema.get_field_index(name), batch.schema.field(name), filled)
+    return batch.set_column(batch.schema.get_field_index(name), pa.field(name, filled.type), filled)
 
 
 def _timed(items: Iterator[SourceBatch], clock: StageClock, stage: str) -> Iterator[SourceBatch]:

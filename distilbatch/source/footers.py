@@ -82,6 +82,8 @@ def read_source_footer(
                 column_types[name] = pa.string()
             elif name in leaves:
                 column_types[name] = plain_field_type(path, schema.field(_only_index(path, schema, name)))
+        if not schema.names and not metadata.num_rows:  # a pandas frame that was made of an empty list
+            return Footer(Fragment(path, size, digest, 0, (), (), partition), column_types, tuple(columns), ())
         _check_text(path, text_column, column_types, schema.names)
         in_file = [name for name in column_types if name in leaves and name not in partition_keys]
         probe_chunks(metadata, in_file, size=size)
@@ -226,7 +228,8 @@ def _only_index(path: str, schema: pa.Schema, name: str) -> int:
 def _check_text(path: str, text_column: str, column_types: dict[str, pa.DataType], names: list[str]) -> None:
     if text_column not in column_types:
         raise FileError(path, found=f"no column {text_column!r}{describe_columns(text_column, names)}")
-    if not is_text(column_types[text_column]):
+    # pandas writes the null type where a frame has no rows, or no text in any of them.
+    if not is_text(column_types[text_column]) and not types.is_null(column_types[text_column]):
         raise FileError(
             path,
             found=f"column {text_column!r} has type {column_types[text_column]}, expected string or binary",

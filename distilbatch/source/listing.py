@@ -52,11 +52,12 @@ def list_fragments(
     """List the Parquet files of a folder, or one file, and unify the types of the wanted columns.
 
     The order depends on names only, so listing the same files twice gives the same plan. A wanted column that
-    only some files have is null in the others. INT96 timestamps are microseconds; what is finer is cut off.
+    only some files have is null in the others, and a file without rows and columns takes part with no rows. INT96
+    timestamps are microseconds; what is finer is cut off.
 
     Args:
         root: A folder, or one Parquet file.
-        text_column: The documents' column: string, binary, their large forms and views, or a dictionary of them.
+        text_column: The documents' column: string, binary, their large forms and views, a dictionary of them, or null.
         columns: Other columns to read; Hive partition keys may be among them and are strings.
         partitioning: ``hive`` or ``none``.
         glob: Pattern on paths relative to ``root``, such as ``**/*.parquet``; not used for a single file.
@@ -64,7 +65,8 @@ def list_fragments(
 
     Raises:
         ConfigError: A setting has no such value, no file has a wanted column, or the text column is a partition key.
-        DataError: There is nothing to read, files cannot be read (all are named at once), or types do not go together.
+        DataError: There is nothing to read, files cannot be read (all are named at once), types do not go together, or
+            a wanted column has another case in a file.
         ResourceError: Memory or file handles ran out.
         SetupError: The storage did not answer; no file is set aside for that.
     """
@@ -92,7 +94,7 @@ def list_fragments(
     bad.sort(key=lambda bad_file: bad_file.path)
     if bad and (on_bad_file == FAIL or not footers):
         raise _bad_files_error(bad, total=len(footers) + len(bad))
-    _check_columns(footers, columns)
+    _check_columns(footers, columns, text_column=text_column)
     schema = unify(
         ((footer.fragment.path, footer.types) for footer in footers), text_column=text_column, columns=columns
     )
@@ -127,7 +129,7 @@ def _bad_files_error(bad: Sequence[BadFile], *, total: int) -> DataError:
     )
 
 
-def _check_columns(footers: Sequence[Footer], columns: Sequence[str]) -> None:
+def _check_columns(footers: Sequence[Footer], columns: Sequence[str], *, text_column: str) -> None:
     for name in columns:
         if all(name in footer.missing for footer in footers):
             available = {column: None for footer in footers for column in footer.columns}
@@ -136,6 +138,18 @@ def _check_columns(footers: Sequence[Footer], columns: Sequence[str]) -> None:
                 f"no source file has a column {name!r}{describe_columns(name, [*available, *keys])}",
                 remedy="correct the name in columns",
             )
+    asked = {text_column, *columns}
+    for footer in footers:
+        names = [*footer.columns, *(key for key, _ in footer.fragment.partition)]
+        for name in footer.missing:
+            # Null in this file, were it another column; but engines that ignore case write one column both ways.
+            twin = next((each for each in names if each.lower() == name.lower() and each not in asked), None)
+            if twin is not None:
+                raise DataError(
+                    f"column {name!r} has another spelling in some files",
+                    found=f"{twin!r} in {footer.fragment.path}",
+                    remedy="write the files with one spelling, ask for both columns, or leave the column out",
+                )
 
 
 def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:

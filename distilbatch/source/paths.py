@@ -1,10 +1,12 @@
 """Finds the files of a source folder and reads Hive partition values out of their paths.
 
-Nothing that matches is passed over in silence: what cannot be followed or named is returned as a bad file.
+Nothing that matches is passed over in silence: what cannot be followed or named is returned as a bad file. Nor are
+files that would match with another of Parquet's usual extensions: they are counted in a warning.
 """
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -19,6 +21,9 @@ from distilbatch.source.faults import BadFile, one_line
 
 _HIDDEN = ("_", ".")  # what Spark, Hive and Hadoop keep for themselves: _SUCCESS, _delta_log, .crc
 _ANY_FOLDERS = "**"
+_EXTENSIONS = (".parquet", ".parq", ".pq")
+
+_log = logging.getLogger("distilbatch")
 
 
 def find_files(root: Path, *, glob: str) -> tuple[list[str], list[BadFile]]:
@@ -36,6 +41,9 @@ def find_files(root: Path, *, glob: str) -> tuple[list[str], list[BadFile]]:
     """
     walk = _Walk(root, tuple(glob.split("/")))
     walk.run()
+    if walk.passed_over:
+        first = min(walk.passed_over)
+        _log.warning("files that look like Parquet but do not match %r: %d (%s)", glob, len(walk.passed_over), first)
     return sorted(walk.found), sorted(walk.bad, key=lambda bad: bad.path)
 
 
@@ -73,6 +81,7 @@ class _Walk:
     found: list[str] = field(default_factory=list)
     bad: list[BadFile] = field(default_factory=list)
     linked: set[Path] = field(default_factory=set)
+    passed_over: list[str] = field(default_factory=list)
 
     def run(self) -> None:
         folders = [""]
@@ -94,6 +103,8 @@ class _Walk:
                     folders.append(path + "/")
                 elif self._matches(path):
                     self._file(path, regular=entry.is_file(follow_symlinks=False))
+                elif self._matches_otherwise(path):
+                    self.passed_over.append(path)
 
     def _file(self, path: str, *, regular: bool) -> None:
         try:
@@ -131,6 +142,10 @@ class _Walk:
 
     def _matches(self, path: str) -> bool:
         return _match(self.pattern, tuple(path.split("/")))
+
+    def _matches_otherwise(self, path: str) -> bool:
+        stem, extension = os.path.splitext(path)
+        return extension.lower() in _EXTENSIONS and any(self._matches(stem + other) for other in _EXTENSIONS)
 
 
 def _match(pattern: Sequence[str], parts: Sequence[str]) -> bool:

@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from pyarrow import types
 
 from distilbatch.errors import ConfigError, ConflictError, DataError, FileError, StopError
 from distilbatch.records import Fragment, SourceBatch
@@ -17,7 +16,7 @@ from distilbatch.source.faults import patiently, reading
 from distilbatch.source.footers import column_leaves, identity, open_parquet, probe_chunks
 from distilbatch.source.open_files import OpenFiles, RowGroupRows
 from distilbatch.source.row_groups import GroupRows, read_range
-from distilbatch.source.schemas import is_text
+from distilbatch.source.schemas import is_text, plain_array
 from distilbatch.source.slices import cuts, row_bytes
 
 FAIL = "fail"
@@ -262,8 +261,5 @@ class _Source:
             value = self._partition.get(field.name)
             return pa.repeat(pa.scalar(value, field.type), stop - start)
         part = array.slice(start, stop - start)
-        if isinstance(part, pa.ExtensionArray):
-            part = part.storage
-        if types.is_dictionary(part.type):
-            part = part.dictionary_decode()
-        return part.cast(field.type)
+        # Plans of earlier versions have list views, which nothing can be cast to.
+        return part if part.type == field.type else plain_array(part).cast(field.type)

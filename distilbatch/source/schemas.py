@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from pyarrow import types
 
 from distilbatch.errors import DataError, FileError
@@ -17,7 +19,7 @@ ColumnTypes = Mapping[str, pa.DataType]
 
 
 def plain_field_type(path: str, field: pa.Field) -> pa.DataType:
-    """Return the type a file's column is read as: no dictionaries, no views, no extension types.
+    """Return the type a file's column is read as: its plain type (:func:`plain_type`).
 
     Args:
         path: The file, for the message.
@@ -29,33 +31,75 @@ def plain_field_type(path: str, field: pa.Field) -> pa.DataType:
     name = (field.metadata or {}).get(EXTENSION_NAME, b"").decode(errors="replace")
     if name and name not in _PLAIN_EXTENSIONS:
         raise FileError(path, found=f"column {field.name!r} has the extension type {name!r}, expected a plain type")
-    return _plain(path, field.name, field.type)
+    plain = plain_type(field.type)
+    if name := _extension_name(plain):
+        raise FileError(path, found=f"column {field.name!r} has the extension type {name!r}, expected a plain type")
+    return plain
 
 
-def _plain(path: str, column: str, data_type: pa.DataType) -> pa.DataType:
+def plain_type(data_type: pa.DataType) -> pa.DataType:
+    """Return a type without dictionaries, views and Arrow's own extension types; other extension types stay."""
+    if types.is_list_view(data_type):
+        return pa.list_(_plain(data_type.value_type))
+    if types.is_large_list_view(data_type):
+        return pa.large_list(_plain(data_type.value_type))
+    return _plain(data_type)
+
+
+def plain_array(array: pa.Array) -> pa.Array:
+    """Return an array in its plain type.
+
+    Raises:
+        pa.ArrowException: It is damaged, such as by an index outside of its dictionary.
+    """
+    plain = plain_type(array.type)
+    if array.type == plain:
+        return array
+    if isinstance(array, pa.ExtensionArray):
+        return plain_array(array.storage)
+    if types.is_dictionary(array.type):
+        return pa.DictionaryArray.from_arrays(array.indices, plain_array(array.dictionary)).dictionary_decode()
+    if types.is_list_view(array.type) or types.is_large_list_view(array.type):
+        # Arrow's own cast leaves out the last offset.
+        lengths = pc.list_value_length(array).fill_null(0).to_numpy(zero_copy_only=False)
+        offsets = np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])
+        large = types.is_large_list(plain)
+        values, mask = plain_array(array.flatten()), array.is_null()
+        kind, width = (pa.LargeListArray, pa.int64()) if large else (pa.ListArray, pa.int32())
+        return kind.from_arrays(pa.array(offsets, width), values, mask=mask)
+    return array.cast(plain)
+
+
+def _plain(data_type: pa.DataType) -> pa.DataType:
+    # A list view inside of something stays one, for Arrow cannot cast it where it is.
     if isinstance(data_type, pa.BaseExtensionType):
-        name = data_type.extension_name
-        if name not in _PLAIN_EXTENSIONS:
-            raise FileError(path, found=f"column {column!r} has the extension type {name!r}, expected a plain type")
-        return _plain(path, column, data_type.storage_type)
+        known = data_type.extension_name in _PLAIN_EXTENSIONS
+        return _plain(data_type.storage_type) if known else data_type
     if types.is_dictionary(data_type):
-        return _plain(path, column, data_type.value_type)
+        return _plain(data_type.value_type)
     if data_type == pa.string_view():
         return pa.string()
     if data_type == pa.binary_view():
         return pa.binary()
     if types.is_struct(data_type):
         members = [data_type.field(i) for i in range(data_type.num_fields)]
-        return pa.struct([pa.field(m.name, _plain(path, column, m.type), m.nullable) for m in members])
+        return pa.struct([pa.field(m.name, _plain(m.type), m.nullable) for m in members])
     if types.is_map(data_type):
-        return pa.map_(_plain(path, column, data_type.key_type), _plain(path, column, data_type.item_type))
+        return pa.map_(_plain(data_type.key_type), _plain(data_type.item_type))
     if types.is_fixed_size_list(data_type):
-        return pa.list_(_plain(path, column, data_type.value_type), data_type.list_size)
+        return pa.list_(_plain(data_type.value_type), data_type.list_size)
     if types.is_large_list(data_type):
-        return pa.large_list(_plain(path, column, data_type.value_type))
+        return pa.large_list(_plain(data_type.value_type))
     if types.is_list(data_type):
-        return pa.list_(_plain(path, column, data_type.value_type))
+        return pa.list_(_plain(data_type.value_type))
     return data_type
+
+
+def _extension_name(data_type: pa.DataType) -> str:
+    if isinstance(data_type, pa.BaseExtensionType):
+        return str(data_type.extension_name)
+    inside = (_extension_name(data_type.field(index).type) for index in range(data_type.num_fields))
+    return next(filter(None, inside), "")
 
 
 def is_binary(data_type: pa.DataType) -> bool:
@@ -69,15 +113,16 @@ def is_large(data_type: pa.DataType) -> bool:
 
 
 def is_text(data_type: pa.DataType) -> bool:
-    """Say whether a plain type can hold documents: text, or bytes that should be UTF-8."""
+    """Say whether a plain type is text, or bytes that should be UTF-8."""
     return bool(types.is_string(data_type) or types.is_large_string(data_type) or is_binary(data_type))
 
 
 def unify(files: Iterable[tuple[str, ColumnTypes]], *, text_column: str, columns: Iterable[str]) -> pa.Schema:
     """Widen the column types of all files into one schema: the text column first, then ``columns``.
 
-    Bytes stay bytes, so text is binary as soon as one file has it as binary. Every field may be null and
-    carries no metadata.
+    Bytes stay bytes, so text is binary as soon as one file has it as binary. A column without a value has the null
+    type in its file, and takes the type of the others; text that is null in all of them is string. Every field may
+    be null and carries no metadata.
 
     Args:
         files: Path and plain column types of each file, in plan order.

@@ -54,11 +54,13 @@ def test_tuples_and_empty_lists_are_lists_of_texts(annotator):
     assert annotator([]) == []
 
 
-@pytest.mark.parametrize(
-    "kind",
-    [pa.string(), pa.large_string(), pa.binary(), pa.large_binary()],
-    ids=["string", "large", "bytes", "large bytes"],
-)
+KINDS = [
+    pa.string(), pa.large_string(), pa.string_view(), pa.binary(), pa.large_binary(), pa.binary_view(),
+    pa.dictionary(pa.int8(), pa.string()), pa.dictionary(pa.int64(), pa.large_string()), pa.json_(),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=str)
 def test_a_record_batch_comes_back_with_the_predictions(annotator, kind):
     batch = pa.record_batch({"id": [1, 2, 3], "text": pa.array(["bada", None, "kego"], kind)})
     found = annotator(batch)
@@ -214,6 +216,25 @@ def test_lists_of_choices_are_read_from_dicts_tables_and_frames_alike(tmp_path):
         annotator([{"text": "bada", "options": ["kego", 3]}])
     with pytest.raises(ConfigError, match="column 'options'; expected lists of texts; found large_binary"):
         annotator([{"text": "bada", "options": "kego"}])
+
+
+LISTS_OF_TEXTS = [
+    pa.list_(pa.string()), pa.large_list(pa.string_view()), pa.list_(pa.string(), 2), pa.list_view(pa.binary_view()),
+    pa.large_list_view(pa.string()), pa.list_(pa.dictionary(pa.int8(), pa.string())),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", LISTS_OF_TEXTS, ids=str)
+def test_lists_of_choices_may_be_stored_in_any_way(tmp_path, kind):
+    folder = write_checkpoint(tmp_path / "choices", kind=DistilBertForMultipleChoice)
+    annotator = Annotator("multiple-choice", model=folder, device="cpu", choices=("options",))
+    options = [["kego", "limo nupi"], None, ["bada", "kego"]]
+    found = annotator(pa.table({"text": ["bada"] * 3, "options": pa.array(options, kind)}))
+    assert (
+        found["prediction"].to_pylist()
+        == annotator(pa.table({"text": ["bada"] * 3, "options": options}))["prediction"].to_pylist()
+    )
+    assert found["_row"].combine_chunks().field("status").to_pylist() == ["ok", "error", "ok"]
 
 
 @pytest.mark.parametrize("options", [{"topk": 2}, {"top_k": 0}, {"threshold": "high"}, {"stride": -1}])

@@ -3,9 +3,10 @@ from __future__ import annotations
 import threading
 from pathlib import Path
 
+import pandas as pd
 import pyarrow.parquet as pq
 import pytest
-from engine_samples import assert_exact, config_of, list_texts, random_texts, worker_spec, write_source
+from engine_samples import assert_exact, config_of, labelled, list_texts, random_texts, worker_spec, write_source
 
 import distilbatch
 from distilbatch.engine.driver import Progress
@@ -173,6 +174,28 @@ def test_a_run_can_be_stopped_and_resumed(source, tmp_path, checkpoint):
     report = distilbatch.run(config)
     assert report.rows_this_attempt == 200 - 20 * progress.committed
     assert_exact(sink, source)
+
+
+@pytest.mark.parametrize("on_bad_file", ["fail", "quarantine"])
+def test_nights_without_a_document_are_rows_or_nothing_beside_the_others(tmp_path, checkpoint, on_bad_file):
+    source, sink = tmp_path / "in", tmp_path / "out"
+    source.mkdir()
+    nights = [
+        pd.DataFrame({"id": [0, 1], "text": ["bada", None], "note": ["kego", "limo"]}),
+        pd.DataFrame({"id": [2, 3], "text": [None, None], "note": ["kego", None]}),
+        pd.DataFrame({"id": [4], "text": ["nupi"], "note": [None]}),
+        pd.DataFrame([], columns=["id", "text", "note"]),
+        pd.DataFrame([]),
+    ]
+    for number, night in enumerate(nights):
+        night.to_parquet(source / f"{number}.parquet")
+    assert [str(pq.read_schema(source / f"{number}.parquet").field("text").type) for number in (1, 3)] == ["null"] * 2
+    config = config_of(source, sink, checkpoint)
+    config["source"]["on_bad_file"] = on_bad_file
+    config["annotate"][0]["text_pair"] = "note"
+    report = distilbatch.run(config)
+    assert (report.num_rows, report.statuses, report.bad_files) == (5, {"ok": 1, "null": 3, "error": 1}, ())
+    assert [row[:2] for row in labelled(sink)] == list(enumerate(["ok", "null", "null", "null", "error"]))
 
 
 def test_weights_that_cannot_be_loaded_end_the_run_with_their_own_error(source, tmp_path, checkpoint):

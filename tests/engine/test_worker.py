@@ -409,6 +409,20 @@ def test_a_hook_that_drops_a_column_that_a_head_reads_is_named(tmp_path, checkpo
         work.process()
 
 
+@pytest.mark.parametrize("kind", ["dictionary(pa.int32(), pa.string())", "string_view()", "json_()"])
+@pytest.mark.parametrize("crashing", [(), (1,)])
+def test_a_hook_may_return_text_in_any_storage(tmp_path, checkpoint, pipeline, kind, crashing):
+    source = write_source(tmp_path / "in", ["bada", "deadly", None])
+    hook = pipeline(
+        before="text = pa.array(batch.column('text').to_pylist(), pa." + kind + ")\n"
+        "    return batch.set_column(batch.schema.get_field_index('text'), 'text', text)"
+    )
+    work = Work(source, tmp_path / "out", checkpoint, pipeline=hook, passthrough=("id", "text"))
+    result, table = work.process(crashing=crashing)
+    assert result.statuses == ({"ok": 1, "error": 1, "null": 1} if crashing else {"ok": 2, "null": 1})
+    assert table.column("text").to_pylist() == ["bada", "deadly", None]
+
+
 def test_a_hook_cannot_bring_a_crashing_row_back(tmp_path, checkpoint, pipeline):
     source = write_source(tmp_path / "in", ["bada", "deadly", "kego"])
     hook = pipeline(before='return batch.set_column(0, "text", pa.array(["bada"] * batch.num_rows))')

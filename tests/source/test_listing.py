@@ -78,11 +78,33 @@ def test_all_text_types_are_accepted(tmp_path, name):
 
 
 @pytest.mark.parametrize(
-    "values", [[1, 2], [1.5], [["x"]], [{"a": "x"}], pa.array([None]), [datetime.date(2026, 1, 1)], [True]]
+    "values", [[1, 2], [1.5], [["x"]], [{"a": "x"}], pa.array([], pa.int8()), [datetime.date(2026, 1, 1)], [True]]
 )
 def test_other_text_types_are_bad_files(tmp_path, values):
     put(tmp_path / "a.parquet", {"text": values})
     with pytest.raises(DataError, match=r"column 'text' has type .*, expected string or binary"):
+        listing(tmp_path)
+
+
+def test_a_file_without_a_single_text_is_a_file_like_others(tmp_path):
+    put(tmp_path / "a.parquet", {"text": pa.nulls(3)})
+    put(tmp_path / "b.parquet", {"text": pa.nulls(0)})
+    found = listing(tmp_path)
+    assert ([fragment.num_rows for fragment in found.fragments], found.bad_files) == ([3, 0], ())
+    assert found.schema.field("text").type == pa.string()
+
+
+def test_a_file_without_rows_and_columns_has_nothing_to_refuse(tmp_path):
+    put(tmp_path / "dt=1/a.parquet", {})
+    assert listing(tmp_path).fragments[0].num_rows == 0
+    with pytest.raises(ConfigError, match="no source file has a column 'id'; the nearest is 'dt'; columns: dt"):
+        listing(tmp_path, ["id"])
+    put(tmp_path / "dt=2/a.parquet", {"text": ["x"], "id": [1]})
+    found = listing(tmp_path, ["id", "dt"])
+    assert [fragment.num_rows for fragment in found.fragments] == [0, 1]
+    assert found.schema.equals(pa.schema([("text", pa.string()), ("id", pa.int64()), ("dt", pa.string())]))
+    put(tmp_path / "dt=3/a.parquet", {"body": pa.array([], pa.string())})
+    with pytest.raises(DataError, match=r"dt=3/a.parquet: no column 'text'; columns: body"):
         listing(tmp_path)
 
 
@@ -105,6 +127,26 @@ def test_a_column_no_file_has_is_a_config_error_with_the_nearest_name(tmp_path):
     message = "no source file has a column 'Reviewid'; the nearest is 'review_id'; columns: text, review_id, dt"
     with pytest.raises(ConfigError, match=message):
         listing(tmp_path, ["Reviewid"])
+
+
+@pytest.mark.parametrize("on_bad_file", ["fail", "quarantine"])
+def test_a_column_that_differs_in_case_is_not_taken_for_missing(tmp_path, on_bad_file):
+    put(tmp_path / "a.parquet", {"text": ["x"], "id": [1]})
+    put(tmp_path / "b.parquet", {"text": ["x"], "ID": [1]})
+    with pytest.raises(DataError, match=r"column 'id' has another spelling in some files; found 'ID' in b.parquet;"):
+        listing(tmp_path, ["id"], on_bad_file=on_bad_file)
+    assert listing(tmp_path, ["id", "ID"]).schema.names == ["text", "id", "ID"]
+    put(tmp_path / "b.parquet", {"text": ["x"], "TEXT": ["y"], "id": [1]})
+    assert listing(tmp_path, ["TEXT"]).schema.names == ["text", "TEXT"]
+    assert listing(tmp_path).schema.names == ["text"]
+
+
+def test_a_partition_key_that_differs_in_case_is_not_taken_for_missing(tmp_path):
+    put(tmp_path / "dt=1/a.parquet", {"text": ["x"]})
+    put(tmp_path / "DT=2/a.parquet", {"text": ["x"]})
+    with pytest.raises(DataError, match=r"'dt' has another spelling in some files; found 'DT' in DT=2/a.parquet"):
+        listing(tmp_path, ["dt"])
+    assert listing(tmp_path, ["dt", "DT"]).schema.names == ["text", "dt", "DT"]
 
 
 def test_the_text_column_may_not_be_a_partition_key(tmp_path):

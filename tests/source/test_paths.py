@@ -36,6 +36,19 @@ def test_glob_and_order(tmp_path, glob, expected):
     assert find_files(tmp_path, glob=glob) == (expected, [])
 
 
+def test_files_with_another_extension_of_parquet_are_counted_aloud(tmp_path, caplog):
+    touch(tmp_path, "a.parquet", "x/b.PARQUET", "x/c.pq", "d.Parq", "e.csv", "_tmp/f.pq", "parquet")
+    assert find_files(tmp_path, glob="**/*.parquet") == (["a.parquet"], [])
+    assert caplog.messages == ["files that look like Parquet but do not match '**/*.parquet': 3 (d.Parq)"]
+
+
+@pytest.mark.parametrize("glob", ["a*.parquet", "**/*.[pP][aAqQ]*", "y/*.parquet"])
+def test_a_glob_that_leaves_out_other_names_is_taken_at_its_word(tmp_path, caplog, glob):
+    touch(tmp_path, "a.parquet", "x/b.PARQUET", "x/c.pq", "d.Parq")
+    find_files(tmp_path, glob=glob)
+    assert caplog.messages == []
+
+
 def test_a_link_that_leaves_the_folder_is_refused(tmp_path):
     root = tmp_path / "root"
     touch(tmp_path, "outside/a.parquet", "root/a.parquet")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+from dataclasses import replace
 from datetime import datetime
 
 import pyarrow as pa
@@ -136,6 +137,19 @@ def test_drift_missing_reordered_and_widened_columns(tmp_path):
     ]
 
 
+@pytest.mark.parametrize("values", [["x", None], [b"x", None], [None, None]], ids=str)
+def test_files_without_a_single_text_give_null_rows(tmp_path, values):
+    put(tmp_path / "a.parquet", {"text": pa.nulls(3), "id": range(3)}, row_group_size=2)
+    put(tmp_path / "b.parquet", {"text": values, "id": pa.nulls(2)})
+    put(tmp_path / "c.parquet", {"text": pa.nulls(0), "id": pa.nulls(0)})
+    found = listing(tmp_path, ["id"])
+    assert [rows_of(read(tmp_path, found, index)) for index in range(3)] == [
+        [{"text": None, "id": number} for number in range(3)],
+        [{"text": value, "id": None} for value in values],
+        [],
+    ]
+
+
 def test_nested_columns_pass_through_and_gain_missing_members(tmp_path):
     maps = pa.array([[("k", 1)], None], pa.map_("string", "int32"))
     put(tmp_path / "a.parquet", {"text": ["x"], "s": [{"a": ["p", None]}], "m": maps[:1]})
@@ -151,6 +165,17 @@ def test_json_and_uuid_columns_are_read_as_they_are_stored(tmp_path):
     put(tmp_path / "a.parquet", {"text": ["x"], "u": uuids, "j": json})
     found = listing(tmp_path, ["u", "j"])
     assert rows_of(read(tmp_path, found)) == [{"text": "x", "u": b"0123456789abcdef", "j": '{"a": 1}'}]
+
+
+def test_list_views_are_read_as_lists_unless_they_were_planned_as_views(tmp_path):
+    values = [["p", None], None, []]
+    put(tmp_path / "a.parquet", {"text": ["x"] * 3, "l": pa.array(values, pa.list_view(pa.string()))})
+    put(tmp_path / "b.parquet", {"text": ["x"] * 3, "l": values})
+    found = listing(tmp_path, ["l"])
+    assert pa.types.is_list(found.schema.field("l").type)
+    planned = replace(found, schema=pa.schema([("text", pa.string()), ("l", pa.list_view(pa.string()))]))
+    for each in ((found, 0), (found, 1), (planned, 0)):
+        assert [row["l"] for row in rows_of(read(tmp_path, *each))] == values
 
 
 def test_a_dotted_name_next_to_a_nested_one(tmp_path):

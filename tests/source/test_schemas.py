@@ -6,7 +6,7 @@ import pyarrow as pa
 import pytest
 
 from distilbatch.errors import DataError, FileError
-from distilbatch.source.schemas import plain_field_type, unify
+from distilbatch.source.schemas import plain_array, plain_field_type, plain_type, unify
 
 DICTIONARY = pa.dictionary(pa.int8(), pa.string())
 
@@ -26,6 +26,10 @@ DICTIONARY = pa.dictionary(pa.int8(), pa.string())
         (pa.struct([("a", DICTIONARY)]), pa.struct([("a", pa.string())])),
         (pa.json_(), pa.string()),
         (pa.uuid(), pa.binary(16)),
+        (pa.list_(pa.json_()), pa.list_(pa.string())),
+        (pa.list_view(DICTIONARY), pa.list_(pa.string())),
+        (pa.large_list_view(pa.string_view()), pa.large_list(pa.string())),
+        (pa.list_(pa.list_view(pa.string())), pa.list_(pa.list_view(pa.string()))),
         (pa.timestamp("us", "UTC"), pa.timestamp("us", "UTC")),
     ],
 )
@@ -39,11 +43,44 @@ def test_plain_types(stored, plain):
         pa.field("c", pa.string(), metadata={"ARROW:extension:name": "ray.data.arrow_tensor"}),
         pa.field("c", pa.fixed_shape_tensor(pa.int8(), [2])),
         pa.field("c", pa.struct([("x", pa.opaque(pa.string(), "t", "v"))])),
+        pa.field("c", pa.list_(pa.list_view(pa.json_()))),
     ],
 )
 def test_extension_types_are_refused(field):
     with pytest.raises(FileError, match=r"column 'c' has the extension type '.*', expected a plain type"):
         plain_field_type("f", field)
+
+
+VALUES = pa.array(["x", "y", None, "z"])
+LISTS = [["z"], ["x", "y"], None, [], [None]]
+OFFSETS, LENGTHS = pa.array([3, 0, None, 1, 2], pa.int32()), pa.array([1, 2, 0, 0, 1], pa.int32())
+
+
+@pytest.mark.parametrize(
+    ("array", "values"),
+    [
+        (VALUES.dictionary_encode(), VALUES.to_pylist()),
+        (VALUES.dictionary_encode().slice(1, 2), ["y", None]),
+        (pa.DictionaryArray.from_arrays([1, None, 0], pa.array(["x", "y"], pa.string_view())), ["y", None, "x"]),
+        (VALUES.cast(pa.string_view()), VALUES.to_pylist()),
+        (pa.array([b"\xff", None], pa.binary_view()), [b"\xff", None]),
+        (pa.array(["{}", None], pa.json_(pa.string_view())), ["{}", None]),
+        (pa.ListViewArray.from_arrays(OFFSETS, LENGTHS, VALUES), LISTS),
+        (pa.ListViewArray.from_arrays(OFFSETS, LENGTHS, VALUES.dictionary_encode()).slice(1), LISTS[1:]),
+        (pa.array(LISTS, pa.large_list_view(pa.string_view())), LISTS),
+        (pa.array([], pa.list_view(pa.string())), []),
+        (pa.ListArray.from_arrays([0, 2, 4], VALUES.dictionary_encode()), [["x", "y"], [None, "z"]]),
+    ],
+    ids=lambda value: str(getattr(value, "type", "")),
+)
+def test_plain_arrays_hold_the_same_values(array, values):
+    plain = plain_array(array)
+    plain.validate(full=True)
+    assert (plain.type, plain.to_pylist()) == (plain_type(array.type), values)
+
+
+def test_a_plain_array_is_left_as_it_is():
+    assert plain_array(VALUES) is VALUES
 
 
 @pytest.mark.parametrize(
@@ -53,6 +90,9 @@ def test_extension_types_are_refused(field):
         ([pa.string(), pa.large_string()], pa.large_string()),
         ([pa.string(), pa.binary()], pa.binary()),
         ([pa.large_string(), pa.binary()], pa.large_binary()),
+        ([pa.null(), pa.large_string()], pa.large_string()),
+        ([pa.null(), pa.binary()], pa.binary()),
+        ([pa.null(), pa.null()], pa.string()),
     ],
 )
 def test_text_stays_bytes_once_a_file_has_bytes(stored, unified):
