@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from distilbatch.engine.checkpoints import check_head, refuse_other_head
-from distilbatch.engine.spec import HeadSpec
+from distilbatch.engine.spec import DEFAULT_MAX_LENGTH, QUESTION_ANSWERING, HeadSpec
 from distilbatch.errors import CheckpointError, ConfigError
 from distilbatch.inference.readouts import Embedding, MaskScores, Readout, SequenceLogits, TokenLogits
 from distilbatch.model.auto import ARCHITECTURES, architectures_of
@@ -29,9 +29,7 @@ from distilbatch.tasks.zero_shot import ZeroShotClassificationOptions, ZeroShotC
 from distilbatch.tokenization import DocumentTokenizer
 from distilbatch.tokenization.tokenizer import MIN_MAX_LENGTH
 
-DEFAULT_MAX_LENGTH = 512
 MASK_TOKEN = "[MASK]"
-QUESTION_ANSWERING = "question-answering"
 ZERO_SHOT = "zero-shot-classification"
 
 
