@@ -20,4 +20,4 @@ def executor_for(job: Job, spec: WorkerSpec) -> Executor:
     with quick_imports():
         from distilbatch.engine.local import LocalExecutor  # noqa: PLC0415
 
-    return LocalExecutor(spec)
+    return LocalExecutor(spec, shutdown_grace_s=job.config.engine.shutdown_grace_s)

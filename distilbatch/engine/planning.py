@@ -13,9 +13,10 @@ from distilbatch.commit.store import Store
 from distilbatch.engine.changes import refuse_changes
 from distilbatch.engine.feasible import refuse_impossible
 from distilbatch.engine.job import Job, model_fingerprint, new_plan
+from distilbatch.engine.spec import max_row_bytes
 from distilbatch.fingerprint import fingerprint
 from distilbatch.records import Shard
-from distilbatch.shards.planner import DEFAULT_MAX_TEXT_BYTES, plan_shards, suitable_max_rows
+from distilbatch.shards.planner import DEFAULT_MAX_TEXT_BYTES, plan_shards, suitable_max_rows, with_cut_texts
 from distilbatch.shards.remaining import remaining_ranges
 from distilbatch.source.listing import Listing, list_fragments
 
@@ -53,8 +54,9 @@ def build_plan(job: Job, listing: Listing, earlier: Sequence[PlanRecord]) -> Pla
     max_rows = engine.shard_rows
     if not isinstance(max_rows, int):
         max_rows = suitable_max_rows(listing.fragments, ranges=ranges, limit=job.limit)
+    row_bytes = max_row_bytes(job.heads, max_doc_bytes=job.config.source.max_doc_bytes)
     shards = plan_shards(
-        listing.fragments,
+        with_cut_texts(listing.fragments, max_row_bytes=row_bytes),
         ranges=ranges,
         model_fingerprint=model_fingerprint(job),
         # The job too: two jobs may label the same rows into one sink, and published names come from the shard id.

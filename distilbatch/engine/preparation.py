@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from distilbatch.engine.checkpoints import check_head
-from distilbatch.engine.spec import HeadSpec
+from distilbatch.engine.spec import DEFAULT_MAX_LENGTH, QUESTION_ANSWERING, HeadSpec
 from distilbatch.errors import CheckpointError, ConfigError
 from distilbatch.model.configuration import CONFIG_FILE, DistilBertConfig
 from distilbatch.tasks.base import Task
@@ -30,8 +30,6 @@ from distilbatch.tokenization import DocumentTokenizer
 from distilbatch.tokenization.options import TokenizerOptions
 from distilbatch.tokenization.tokenizer import MIN_MAX_LENGTH
 
-DEFAULT_MAX_LENGTH = 512
-QUESTION_ANSWERING = "question-answering"
 ZERO_SHOT = "zero-shot-classification"
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,10 @@ from typing_extensions import override
 from distilbatch.errors import DistilbatchError
 from distilbatch.layout import RunLayout
 from distilbatch.records import Fragment, Shard, ShardResult
+
+DEFAULT_MAX_LENGTH = 512  # of a document, in tokens
+_BYTES_PER_TOKEN = 8  # about twice the mean of English; tokens of other scripts are shorter
+QUESTION_ANSWERING = "question-answering"  # reads all of a text in windows, also without a stride
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +65,18 @@ class HeadSpec:
     options: dict[str, Any] = field(default_factory=dict)
     hub: HubCommit | None = None
     fingerprint: str | None = None
+
+
+def max_row_bytes(heads: Sequence[HeadSpec], *, max_doc_bytes: int) -> int:
+    """Bytes of a main text that make work, at most: what is beyond the tokens that heads read is cut off.
+
+    Args:
+        heads: The annotations.
+        max_doc_bytes: Longer documents are cut in any case.
+    """
+    if any(head.stride is not None or head.task == QUESTION_ANSWERING for head in heads):
+        return max_doc_bytes
+    return min(max_doc_bytes, max(head.max_length or DEFAULT_MAX_LENGTH for head in heads) * _BYTES_PER_TOKEN)
 
 
 @dataclass(frozen=True, slots=True)

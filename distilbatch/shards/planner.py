@@ -6,6 +6,7 @@ A shard's id depends on its own file and rows only, so files that come or go nev
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 
 from distilbatch.fingerprint import fingerprint
 from distilbatch.records import Fragment, Shard
@@ -33,6 +34,20 @@ def suitable_max_rows(
         rows = sum(stop - start for wanted in ranges.values() for start, stop in wanted)
     rows = rows if limit is None else min(rows, limit)
     return min(max(_ceil_div(rows, _MIN_SHARDS), _MIN_MAX_ROWS), DEFAULT_MAX_ROWS)
+
+
+def with_cut_texts(fragments: Sequence[Fragment], *, max_row_bytes: int) -> tuple[Fragment, ...]:
+    """The fragments with no more text bytes than make work where longer texts are cut: what planning is to weigh."""
+    return tuple(
+        replace(
+            fragment,
+            text_bytes=tuple(
+                min(size, rows * max_row_bytes)
+                for size, rows in zip(fragment.text_bytes, fragment.row_groups, strict=True)
+            ),
+        )
+        for fragment in fragments
+    )
 
 
 def plan_shards(

@@ -132,6 +132,38 @@ def test_a_run_on_ray_that_is_stopped_half_way_resumes(start, call, place):
     assert "SIGTERM received" not in err  # Ray's own handler prints a stack trace
 
 
+STUCK = """\
+import time
+from pathlib import Path
+from distilbatch import Pipeline, TextClassification
+
+def before(batch):
+    if 20 in batch.column("id").to_pylist():
+        Path("reached").touch()
+        time.sleep(10**6)  # a lock, a mount that is gone
+    return batch
+
+PIPELINE = Pipeline(annotate=[TextClassification(name="answer")], before=before)
+"""
+
+
+def test_a_hook_that_never_returns_does_not_outlive_the_grace_time(start, place):
+    (place.folder / "hook.py").write_text(STUCK)
+    config = tiny_job.job_config(place.folder, engine={"shutdown_grace_s": 1})
+    del config["annotate"]
+    config |= {"pipeline": "hook.py", "models": {"answer": "model"}}
+    place.config.write_text(json.dumps(config))
+    process = start("run", place.config)
+    wait_for(lambda: (place.folder / "reached").exists() or process.poll() is not None)
+    process.send_signal(signal.SIGTERM)
+    try:
+        _, err = process.communicate(timeout=90)
+    finally:
+        process.kill()
+    assert process.returncode == 5, err
+    assert "shards left" in err
+
+
 def test_a_signal_while_nothing_is_planned_leaves_nothing_behind(start, place):
     process = start("run", "-", stdin=subprocess.PIPE)  # waits for a config
     time.sleep(2)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 import threading
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from engine_samples import assert_exact, config_of, labelled, list_texts, random
 
 import distilbatch
 from distilbatch.engine.driver import Progress
+from distilbatch.engine.heads import Heads
 from distilbatch.engine.local import LocalExecutor
 from distilbatch.engine.spec import ShardFailure, ShardTask
 from distilbatch.errors import CheckpointError, DataError, InterruptedRunError, ResourceError
@@ -148,6 +150,64 @@ def test_a_driver_that_stops_listening_leaves_no_thread(executor):
     outcomes.close()
     assert stop.is_set()
     assert shard_threads() == []
+
+
+@pytest.fixture
+def stuck(source, tmp_path, checkpoint, monkeypatch):
+    """An executor that never comes to the end of its second shard, and the event that tells when it is at it."""
+    listing, free, reached = list_texts(source), threading.Event(), threading.Event()
+    decode, started = Heads.decode, itertools.count()
+
+    def blocked(*args, **kwargs):
+        if next(started):
+            reached.set()
+            free.wait(60)
+        return decode(*args, **kwargs)
+
+    monkeypatch.setattr(Heads, "decode", blocked)
+    spec = worker_spec(listing, source=source, sink=tmp_path / "out", model=checkpoint)
+    yield LocalExecutor(spec, shutdown_grace_s=0.5), tasks(listing), reached
+    free.set()
+    for thread in threading.enumerate():
+        if thread.name.startswith(("shard", "stage")):
+            thread.join()
+
+
+def test_a_shard_that_never_ends_is_left_behind_after_the_grace_time(stuck):
+    local, todo, reached = stuck
+    stop = threading.Event()
+    outcomes = local.run(todo, stop=stop)
+    assert isinstance(next(outcomes), ShardResult)
+    assert reached.wait(60)
+    stop.set()
+    assert all(isinstance(outcome.error, InterruptedRunError) for outcome in outcomes)
+    left = [thread for thread in threading.enumerate() if thread.name.startswith(("shard", "stage"))]
+    assert left
+    assert all(thread.daemon for thread in left)  # so that they do not keep the process from ending
+
+
+def test_a_driver_that_stops_listening_does_not_wait_longer_than_that_either(stuck):
+    local, todo, reached = stuck
+    stop = threading.Event()
+    outcomes = local.run(todo, stop=stop)
+    assert isinstance(next(outcomes), ShardResult)
+    assert reached.wait(60)
+    outcomes.close()
+    assert stop.is_set()
+    assert shard_threads() != []
+
+
+def test_a_hook_that_ends_the_program_only_fails_its_shard(executor, monkeypatch):
+    local, todo = executor
+
+    def leave(*args, **kwargs):
+        raise SystemExit(3)
+
+    monkeypatch.setattr("distilbatch.engine.heads.Heads.decode", leave)
+    outcomes = list(local.run(todo[:2], stop=threading.Event()))
+    assert [str(outcome.error) for outcome in outcomes] == [
+        "a worker failed: SystemExit: 3; this is a bug; report it"
+    ] * 2
 
 
 def test_no_shards_need_no_work(executor):

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from distilbatch.records import Fragment
-from distilbatch.shards.planner import plan_shards, suitable_max_rows
+from distilbatch.shards.planner import plan_shards, suitable_max_rows, with_cut_texts
 from distilbatch.shards.remaining import remaining_ranges
 
 
@@ -77,6 +77,14 @@ def test_part_of_a_row_group_weighs_its_share():
     fragments = [fragment("a", [100], [2000])]
     assert bounds(plan(fragments, ranges={0: [(0, 50)]})) == [(0, 0, 50)]
     assert bounds(plan(fragments, ranges={0: [(0, 60)]})) == [(0, 0, 30), (0, 30, 60)]
+
+
+def test_what_is_cut_off_a_text_does_not_make_shards_smaller():
+    fragments = [fragment("a", [100, 100], [100_000, 500])]
+    assert len(plan(fragments)) == 101
+    cut = plan(with_cut_texts(fragments, max_row_bytes=20))
+    assert bounds(cut) == [(0, 0, 50), (0, 50, 100), (0, 100, 200)]
+    assert plan(with_cut_texts(fragments, max_row_bytes=10**6)) == plan(fragments)
 
 
 def test_one_row_of_any_size_is_a_shard():
