@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import json
-import queue
 import sys
-import threading
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from io import TextIOWrapper
-from typing import TYPE_CHECKING, Annotated, Any, TextIO
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from distilbatch.cli.console import show_text
 from distilbatch.cli.failures import verb
+from distilbatch.cli.lines import MAX_LINE_BYTES, BackgroundLines, is_cut
 from distilbatch.cli.options import Debug, Revision
 from distilbatch.errors import ConfigError, DataError
 from distilbatch.startup import quick_imports, without_pandas
@@ -23,10 +23,20 @@ if TYPE_CHECKING:
 
 PREDICTION = "prediction"
 ERROR = "error"
-_Parsed = tuple[dict[str, Any], str]
+AUTO = "auto"
+TEXT = "text"
+JSON = "json"
 _NO_OPTIONS = {*("task", "model", "revision", "precision", "device", "name", "text_column", "max_batch_tokens")}
-_BATCH_LINES = 512
-_QUEUE_LINES = 4096
+_SHOWN_CHARACTERS = 1000  # of a line that is too long
+
+
+@dataclass(frozen=True, slots=True)
+class _Line:
+    """A line of the stream: as text, and as a row; ``problem`` says why there is none, else it is empty."""
+
+    text: str
+    row: Mapping[str, Any]
+    problem: str = ""
 
 
 def pipe(  # noqa: PLR0913, PLR0917 - the options of the program
@@ -38,17 +48,22 @@ def pipe(  # noqa: PLR0913, PLR0917 - the options of the program
         typer.Option("-o", "--option", metavar="KEY=VALUE", help="An option of the task: -o top_k=3."),
     ] = None,
     text_column: Annotated[str, typer.Option("--text", help="Key of the main text in JSON Lines.")] = "text",
+    line_format: Annotated[
+        str, typer.Option("--format", help="text, json, or auto: a line that begins with { is JSON.")
+    ] = AUTO,
     device: Annotated[str, typer.Option("--device", help="auto, cpu, cuda or cuda:N.")] = "auto",
     precision: Annotated[str, typer.Option("--precision", help="auto, float32, bfloat16, float16 or int8.")] = "auto",
     debug: Debug = False,
 ) -> None:
     """Annotate standard input: lines of text, or JSON Lines, to JSON Lines with a key 'prediction'.
 
-    A line that cannot be read gets the key 'error' as well, and the others go on.
+    A line that cannot be read, or has more than 8 MiB, gets the key 'error' as well, and the others go on.
     """
     with verb(debug=debug), without_pandas():
+        if line_format not in (AUTO, TEXT, JSON):
+            raise ConfigError("--format", expected="auto, text or json", found=repr(line_format))
         # Reading starts while torch is still being loaded.
-        lines = _in_background(sys.stdin)
+        lines = _standard_input()
         with quick_imports():
             from distilbatch.config.load import parse_options  # noqa: PLC0415
             from distilbatch.engine.annotator import Annotator  # noqa: PLC0415
@@ -67,70 +82,61 @@ def pipe(  # noqa: PLR0913, PLR0917 - the options of the program
             text_column=text_column,
             **chosen,
         )
-        for batch in _batches(lines):
-            if not show_text("".join(_annotated(annotator, [_parse(line, text_column) for line in batch]))):
+        for batch in lines.batches():
+            parsed = [_parse(line, text_column, line_format) for line in batch]
+            if not show_text("".join(_annotated(annotator, parsed, text_column))):
                 return  # the reader has seen enough; the stream may never end
 
 
-def _in_background(stream: TextIO) -> queue.Queue[str | None]:
-    """Read lines in a thread; None marks the end."""
-    lines: queue.Queue[str | None] = queue.Queue(_QUEUE_LINES)
-    if isinstance(stream, TextIOWrapper):
-        stream.reconfigure(encoding="utf-8", errors="replace")
-
-    def read() -> None:
-        try:
-            for line in stream:
-                lines.put(line)
-        finally:
-            lines.put(None)
-
-    threading.Thread(target=read, name="stdin", daemon=True).start()
-    return lines
+def _standard_input() -> BackgroundLines:
+    if sys.stdin is None:
+        raise ConfigError("there is no standard input", found="closed", remedy="pipe lines in, or name a file with <")
+    if isinstance(sys.stdout, TextIOWrapper):
+        # JSON is UTF-8 whatever the locale; half a surrogate pair becomes the escape that JSON has for it.
+        sys.stdout.reconfigure(encoding="utf-8", errors="backslashreplace")
+    return BackgroundLines(sys.stdin.buffer)
 
 
-def _batches(lines: queue.Queue[str | None]) -> Iterator[list[str]]:
-    """Whatever has arrived by now, one line at least: a slow stream is answered line by line."""
-    while (line := lines.get()) is not None:
-        batch = [line]
-        while len(batch) < _BATCH_LINES and not lines.empty():
-            following = lines.get()
-            if following is None:
-                yield batch
-                return
-            batch.append(following)
-        yield batch
-
-
-def _annotated(annotator: Annotator, parsed: Sequence[_Parsed]) -> Iterator[str]:
-    """Answers to rows, as JSON Lines."""
-    asked = [row for row, problem in parsed if not problem]
+def _annotated(annotator: Annotator, lines: Sequence[_Line], text_column: str) -> Iterator[str]:
+    """Answers to lines, as JSON Lines."""
+    asked = [line.row for line in lines if not line.problem]
     try:
         answers = iter(annotator.explain(asked))
     except (ConfigError, DataError) as error:
         # A value of the wrong kind is the fault of its row alone.
-        if len(parsed) > 1:
-            for one in parsed:
-                yield from _annotated(annotator, [one])
+        if len(lines) > 1:
+            for one in lines:
+                yield from _annotated(annotator, [one], text_column)
         else:
-            yield _line({**asked[0], PREDICTION: None, ERROR: str(error)})
+            yield _answer(lines[0], text_column, None, str(error))
         return
-    for row, unreadable in parsed:
-        prediction, problem = (None, unreadable) if unreadable else next(answers)
-        yield _line({**row, PREDICTION: prediction, **({ERROR: problem} if problem else {})})
+    for line in lines:
+        yield _answer(line, text_column, *((None, line.problem) if line.problem else next(answers)))
 
 
-def _line(row: Mapping[str, Any]) -> str:
-    return json.dumps(row, ensure_ascii=False) + "\n"
-
-
-def _parse(line: str, text_column: str) -> _Parsed:
-    """A line as a row, and what is wrong with it: an object if it is a JSON object, else a text."""
-    text = line.rstrip("\r\n")
-    if not text.lstrip().startswith("{"):
-        return {text_column: text}, ""
+def _answer(line: _Line, text_column: str, prediction: object, problem: str | None) -> str:
+    """A row with its answer, as a line of JSON."""
     try:
-        row: dict[str, Any] = json.loads(text)
+        return _json({**line.row, PREDICTION: prediction, **({ERROR: problem} if problem else {})})
+    except (ValueError, RecursionError) as error:  # 1e999 is a number of JSON, but infinity when it was read
+        return _json({text_column: line.text, PREDICTION: None, ERROR: f"cannot be written as JSON: {error}"})
+
+
+def _json(row: Mapping[str, Any]) -> str:
+    return json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def _parse(line: bytes, text_column: str, line_format: str) -> _Line:
+    text = line.decode("utf-8", errors="replace").rstrip("\r\n")
+    if is_cut(line):
+        text = text[:_SHOWN_CHARACTERS]
+        return _Line(text, {text_column: text}, f"longer than {MAX_LINE_BYTES} bytes; this is its beginning")
+    if line_format == TEXT or (line_format == AUTO and not text.lstrip().startswith("{")):
+        return _Line(text, {text_column: text})
+    try:
+        row = json.loads(text)
     except (ValueError, RecursionError) as error:
-        return {text_column: text}, f"not a JSON object: {error}"
-    return row, ""
+        return _Line(text, {text_column: text}, f"not a JSON object: {error}")
+    if not isinstance(row, dict):
+        return _Line(text, {text_column: text}, "not a JSON object: another value")
+    return _Line(text, row)

@@ -161,6 +161,9 @@ def _read(source: ConfigSource, *, rank: int) -> Document:
         return Document(_plain(source), {(): Origin(rank, 0, label)})
     failed = Document(None, {(): Origin(rank, 0, label)})
     try:
+        if source == STDIN and sys.stdin is None:
+            failed.refuse((), "closed: there is nothing to read")
+            return failed
         if source == STDIN:
             data = sys.stdin.buffer.read(MAX_BYTES + 1)
         else:

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import errno
+import io
+import itertools
 import json
+import os
+import re
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -16,6 +22,8 @@ import torch
 from tiny_models import write_model
 
 from distilbatch import Annotator
+from distilbatch.cli.lines import MAX_LINE_BYTES, BackgroundLines, is_cut
+from distilbatch.errors import SetupError
 from distilbatch.model.configuration import DistilBertConfig
 from distilbatch.model.modeling import DistilBertForMultipleChoice, DistilBertForSequenceClassification
 
@@ -26,7 +34,7 @@ def pipe(call: Callable) -> Callable:
 
     def pipe(model: Path, data: bytes, *arguments: object) -> tuple[int, list[dict], str]:
         ran = call("pipe", "--model", model, "--device", "cpu", *arguments, stdin=data)
-        return ran.code, [json.loads(line) for line in ran.out.splitlines()], ran.err
+        return ran.code, [json.loads(line) for line in ran.out.split("\n") if line], ran.err
 
     return pipe
 
@@ -102,6 +110,97 @@ def test_bytes_that_are_not_utf_8_are_replaced(pipe, model):
     assert all(row["prediction"] for row in found)
 
 
+def test_a_value_that_json_cannot_hold_or_nest_is_an_error_of_its_line(pipe, model, expected):
+    deep = [b'{"x": ' + b"[" * depth + b"]" * depth + b"}" for depth in (*range(900, 1000), 100_000)]
+    lines = [b'{"text": "red"}', b'{"text": "red", "x": 1e999}', b'{"x": NaN}', *deep, b'{"text": "blue"}']
+    code, found, complaints = pipe(model, b"\n".join(lines))
+    assert (code, complaints, len(found)) == (0, "", len(lines))
+    assert [(row["text"], row["prediction"]) for row in found[1:3]] == [
+        ('{"text": "red", "x": 1e999}', None),
+        ('{"x": NaN}', None),
+    ]
+    assert all(row["error"].startswith("cannot be written as JSON: Out of range") for row in found[1:3])
+    assert all(row["text"] == line.decode() for row, line in zip(found[3:-1], deep, strict=True) if "error" in row)
+    assert "error" in found[-2]
+    assert [found[0], found[-1]] == [{"text": text, "prediction": expected(text)} for text in ("red", "blue")]
+
+
+def test_a_byte_order_mark_is_not_part_of_the_first_line(pipe, model, expected):
+    for data in (b'{"text": "red"}\n', b"red\n"):
+        assert pipe(model, b"\xef\xbb\xbf" + data)[1] == [{"text": "red", "prediction": expected("red")}]
+    assert pipe(model, b"\xef\xbb\xbf") == (0, [], "")
+
+
+def test_the_format_of_lines_can_be_named(pipe, model, expected):
+    lines = [b'{"text": "red"}', b"{ red fish }", b"blue", b"", b"[1]"]
+    texts = [line.decode() for line in lines]
+    code, found, _ = pipe(model, b"\n".join(lines) + b"\n", "--format", "text")
+    assert (code, found) == (0, [{"text": text, "prediction": expected(text)} for text in texts])
+    code, found, _ = pipe(model, b"\n".join(lines) + b"\n", "--format", "json")
+    assert code == 0
+    assert found[0] == {"text": "red", "prediction": expected("red")}
+    assert [row["text"] for row in found[1:]] == texts[1:]
+    assert all(row["error"].startswith("not a JSON object: ") for row in found[1:])
+
+
+def test_only_a_line_feed_ends_a_line(pipe, model):
+    assert [row["text"] for row in pipe(model, "a\rb\u2028c\x0bd\r\n".encode())[1]] == ["a\rb\u2028c\x0bd"]
+
+
+def test_the_answers_are_utf_8_whatever_the_locale(start, model, monkeypatch):
+    monkeypatch.setenv("PYTHONIOENCODING", "ascii")
+    process = start("pipe", "--model", model, "--device", "cpu", stdin=subprocess.PIPE, encoding="utf-8")
+    out, _ = process.communicate('é 🙂\n{"text": "\\ud800", "é": 1}\n', timeout=60)
+    assert [{**json.loads(line), "prediction": 0} for line in out.splitlines()] == [
+        {"text": "é 🙂", "prediction": 0},
+        {"text": "\ud800", "é": 1, "prediction": 0},
+    ]
+    assert "é 🙂" in out
+
+
+class Torn(io.BytesIO):
+    """A stream that breaks behind its content."""
+
+    def readline(self, size: int | None = -1) -> bytes:
+        if line := super().readline(size):
+            return line
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+
+def test_lines_before_the_place_where_a_stream_breaks_are_given():
+    batches = BackgroundLines(Torn(b"red\nblue\n")).batches()
+    given = []
+    with pytest.raises(SetupError, match=r"cannot be read to its end; found .*Errno 5"):
+        given.extend(itertools.chain.from_iterable(batches))
+    assert given == [b"red\n", b"blue\n"]
+
+
+@pytest.mark.parametrize("mark", [b"", b"\xef\xbb\xbf"])
+@pytest.mark.parametrize("excess", [0, 1, 100_000])
+def test_a_line_is_whole_up_to_its_limit(mark, excess):
+    content = b"x" * (MAX_LINE_BYTES - len(mark) + excess)
+    stream = io.BytesIO(mark + content + b"\nnext\nlast")
+    first, *others = itertools.chain.from_iterable(BackgroundLines(stream).batches())
+    assert (is_cut(first), others) == (bool(excess), [b"next\n", b"last"])
+    assert excess or first == content + b"\n"
+
+
+def test_a_stream_that_cannot_be_read_ends_the_program_with_a_message(start, model):
+    with open(os.devnull, "w") as unreadable:
+        process = start("pipe", "--model", model, "--device", "cpu", stdin=unreadable)
+        out, complaints = process.communicate(timeout=60)
+    assert (process.returncode, out) == (6, "")
+    assert complaints.startswith("error: standard input cannot be read to its end\n  found:    ")
+
+
+@pytest.mark.parametrize("arguments", [("pipe", "--model", "model", "--device", "cpu"), ("config", "check", "-")])
+def test_a_standard_input_that_is_closed_is_a_usage_error(start, place, arguments):
+    process = start(*arguments, preexec_fn=lambda: os.close(0))
+    out, complaints = process.communicate(timeout=60)
+    assert (process.returncode, out) == (2, "")
+    assert re.fullmatch("error: .*standard input.*\n(  .*\n)*", complaints)
+
+
 def test_options_and_columns_are_those_of_the_task(pipe, model, chooser):
     _, found, _ = pipe(
         model, b'{"body": "red"}\n', "--text", "body", "-o", "top_k=2", "-o", "function_to_apply=sigmoid"
@@ -127,6 +226,7 @@ def test_options_and_columns_are_those_of_the_task(pipe, model, chooser):
         (("-o", "top_k=0"), "error: text-classification: top_k: expected a whole number of at least 1"),
         (("-o", "topk=1"), "error: text-classification: topk: unknown key (did you mean 'top_k'?)"),
         (("-o", "device=cuda"), "error: -o device\n  expected: an option of text-classification"),
+        (("--format", "csv"), "error: --format\n  expected: auto, text or json"),
         (("--task", "ner"), "error: task\n  expected: "),
         (("--task", "fill-mask"), "has another head"),
     ],
@@ -155,6 +255,55 @@ def test_a_result_arrives_before_the_stream_ends(start, model):
         process.wait()
     assert [json.loads(line)["text"] for line in rest.splitlines()] == ["one", "two"]
     assert (process.returncode, complaints) == (0, "")
+
+
+# --- Memory ----------------------------------------------------------------------------------------------------------
+
+MEGABYTE = b"red fish" * (1 << 17)
+GROWTH_BYTES = 100 << 20
+
+
+def peak_bytes(process: subprocess.Popen[str]) -> int:
+    """The most memory that a process has held so far."""
+    found = re.search(r"VmHWM:\s*(\d+) kB", Path(f"/proc/{process.pid}/status").read_text())
+    return int(found[1]) << 10
+
+
+@pytest.mark.parametrize(
+    ("lines", "megabytes", "ends", "problem"),
+    [
+        pytest.param(1, 200, (b"", b"\n"), "longer than 8388608 bytes; this is its beginning", id="one long line"),
+        pytest.param(160, 1, (b'{"text": "red", "x": "', b'"}\n'), None, id="many long lines"),
+    ],
+)
+def test_memory_is_bounded_whatever_the_length_and_number_of_lines(start, model, lines, megabytes, ends, problem):
+    seen = []
+
+    def read() -> None:
+        for row in (json.loads(line) for line in process.stdout):
+            seen.append((row["text"][:8], row["prediction"] is not None, row.get("error"), peak_bytes(process)))
+
+    with start("pipe", "--model", model, "--device", "cpu", stdin=subprocess.PIPE) as process:
+        reader = threading.Thread(target=read)
+        try:
+            process.stdin.write("red\n")
+            process.stdin.flush()
+            reader.start()
+            while not seen and reader.is_alive():
+                time.sleep(0.01)
+            for _ in range(lines):
+                process.stdin.buffer.write(ends[0])
+                for _ in range(megabytes):
+                    process.stdin.buffer.write(MEGABYTE)
+                process.stdin.buffer.write(ends[1])
+            process.stdin.write("blue\n")
+            process.stdin.close()
+            reader.join()
+        finally:
+            process.kill()
+    text = "red" if problem is None else "red fish"
+    assert [item[:3] for item in seen[1:]] == [*[(text, problem is None, problem)] * lines, ("blue", True, None)]
+    assert max(peak for *_, peak in seen) - seen[0][3] < GROWTH_BYTES
 
 
 # --- How it starts and how it ends -----------------------------------------------------------------------------------
