@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 
 from distilbatch.bench.competitor import JOB, LIMIT, MODEL, TEXT
 from distilbatch.bench.documents import Lengths
-from distilbatch.bench.flops import floor_seconds, forward_flops
 from distilbatch.bench.machine import describe_machine, versions_of
 from distilbatch.bench.prepare import Prepared
 from distilbatch.bench.race import MEASURED, Pass, Standing
@@ -19,6 +18,7 @@ from distilbatch.bench.roster import OURS, PEER
 from distilbatch.bench.spread import spread
 from distilbatch.bench.stages import STAGES
 from distilbatch.bench.workload import TEXT_CLASSIFICATION, Workload
+from distilbatch.model.flops import floor_seconds, forward_flops
 
 _PACKAGES = (
     "torch", "transformers", "ray", "pyarrow", "tokenizers", "numpy", "onnx", "onnxruntime", "onnxscript", "openvino",
