@@ -18,13 +18,13 @@ from torch.nn import functional
 from typing_extensions import override
 
 from distilbatch.bench.competitor import LIMIT, Competitor
-from distilbatch.bench.flops import Shape, linear_shapes
 from distilbatch.bench.workload import Workload
 from distilbatch.errors import SetupError
 from distilbatch.inference.backends import operators
 from distilbatch.inference.backends.quantise import quantise
 from distilbatch.inference.precision import resolve_device
 from distilbatch.model.configuration import CONFIG_FILE, DistilBertConfig
+from distilbatch.model.flops import Shape, linear_shapes
 
 FLOAT32, BFLOAT16, FLOAT16, INT8 = "float32", "bfloat16", "float16", "int8"
 _PROBE_ROWS = 64

@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 
 from distilbatch.bench.competitor import JOB, LIMIT, MODEL
 from distilbatch.bench.documents import Lengths
-from distilbatch.bench.flops import floor_seconds, forward_flops
 from distilbatch.bench.machine import describe_machine, versions_of
 from distilbatch.bench.prepare import Prepared
 from distilbatch.bench.race import Pass, Standing
@@ -22,6 +21,7 @@ from distilbatch.bench.spread import spread
 from distilbatch.bench.stages import STAGES
 from distilbatch.bench.workload import TEXT_CLASSIFICATION, Workload
 from distilbatch.model.configuration import DistilBertConfig
+from distilbatch.model.flops import floor_seconds, forward_flops
 
 _PACKAGES = (
     "torch", "transformers", "ray", "pyarrow", "tokenizers", "numpy", "onnx", "onnxruntime", "onnxscript", "openvino",

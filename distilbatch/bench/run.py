@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 
 from distilbatch.bench.competitor import JOB, LIMIT
 from distilbatch.bench.contestant import Contestant
-from distilbatch.bench.flops import forward_flops
 from distilbatch.bench.machine import available_cores
 from distilbatch.bench.options import BenchOptions
 from distilbatch.bench.prepare import Prepared, prepare
@@ -26,6 +25,7 @@ from distilbatch.bench.sizing import MIN_DOCUMENTS, affordable_documents
 from distilbatch.bench.stages import STAGES
 from distilbatch.bench.workload import Workload
 from distilbatch.inference.backends.operators import bfloat16_is_native
+from distilbatch.model.flops import forward_flops
 
 LIMIT_ENTRANT = Entrant("limit", LIMIT, "", "distilbatch.bench.limit:Limit")
 REFERENCE_ENTRANT = Entrant("reference", "reference", "float32", "distilbatch.bench.reference:Reference")

@@ -20,7 +20,12 @@ from distilbatch.engine.resolution import at_hand
 from distilbatch.engine.spec import DeviceSpec, HeadSpec
 from distilbatch.fingerprint import fingerprint, sha256_file
 from distilbatch.inference.faults import load_error
-from distilbatch.inference.precision import resolve_device, resolve_precision, set_threads
+from distilbatch.inference.precision import (
+    resolve_device,
+    resolve_precision,
+    resolve_settled_precision,
+    set_threads,
+)
 from distilbatch.inference.predictor import BatchObserver, Predictor
 from distilbatch.inference.trunks import trunk_fingerprint
 from distilbatch.records import HeadOutput
@@ -48,7 +53,8 @@ class Heads:
             set_threads(device.threads)
         self.specs = at_hand(specs)
         self.device = resolve_device(device.device)
-        self.precision = resolve_precision(device.precision, self.device)
+        resolve = resolve_settled_precision if device.settled else resolve_precision
+        self.precision = resolve(device.precision, self.device)
         self._max_doc_bytes = max_doc_bytes
         self._heads = [load_head(spec) for spec in self.specs]
         self._groups = _group(self._heads)

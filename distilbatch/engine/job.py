@@ -175,6 +175,7 @@ def worker_spec(job: Job, plan: PlanRecord, *, precision: str | None = None) -> 
         precision: What to compute in, where it is settled; None takes what the config says.
     """
     source, sink, engine = job.config.source, job.config.sink, job.config.engine
+    asked = job.device.precision
     return WorkerSpec(
         source_root=job.source_root.absolute(),
         source_schema=plan.schema,
@@ -184,7 +185,7 @@ def worker_spec(job: Job, plan: PlanRecord, *, precision: str | None = None) -> 
         passthrough=sink.passthrough,
         heads=tuple(replace(head, model=head.model.absolute()) for head in job.heads),
         pipeline=Path(job.config.pipeline).absolute() if job.config.pipeline else None,
-        device=replace(job.device, precision=precision or job.device.precision),
+        device=replace(job.device, precision=precision or asked, settled=asked == "auto"),
         sort_buffer_rows=engine.sort_buffer_rows,
         layout=replace(job.layout, root=job.layout.root.absolute()),
         partition_by=sink.partition_by,
@@ -196,7 +197,6 @@ def worker_spec(job: Job, plan: PlanRecord, *, precision: str | None = None) -> 
             "run_key": plan.run_key,
             "plan_id": plan.plan_id,
             "model_fingerprint": model_fingerprint(job),
-            "precision": precision or job.device.precision,
             **({"model_sources": canonical_json(plan.model_sources).decode()} if plan.model_sources else {}),
         },
     )

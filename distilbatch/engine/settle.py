@@ -6,22 +6,24 @@ Chosen once and recorded before the first shard, so that all attempts and resume
 from __future__ import annotations
 
 import logging
+import math
 import threading
 
 from distilbatch.commit.ledger import RunLedger
 from distilbatch.commit.records import PlanRecord, PrecisionRecord
 from distilbatch.engine.job import Job, worker_spec
-from distilbatch.engine.memory import steady_memory
 from distilbatch.engine.sampling import choose_shards
 from distilbatch.engine.spec import ShardTask
 from distilbatch.engine.trial import EXACT, Assignment, Trial, run_trial
+from distilbatch.engine.work import Capacity, capacity_here, capacity_of_workers, cores_here, forward_work
 from distilbatch.errors import DataError, SetupError
 
 AUTO = "auto"  # each worker takes what suits its device
 MIN_AGREEMENT = 0.999
 MAX_TRIAL_ROWS = 1000
-MIN_TRIAL_ROWS = 400  # fewer hardly tell 99.9 % from 99 %, and a trial takes seconds to start
-TRIAL_SHARE = 50  # a trial reads at most one row in so many, so that it costs a few per cent of what it may save
+MIN_TRIAL_ROWS = 400  # fewer hardly tell 99.9 % from 99 %
+MIN_FLOAT32_S = 60.0  # of the whole job: a trial takes some ten seconds to start and to load the models thrice
+TRIAL_SHARE = 10  # a trial computes one part in so many of the job: it may save half, and it may find nothing to save
 _WORTH = 1.05  # times the speed of float32, from which on another precision is worth its rounding
 
 _log = logging.getLogger("distilbatch")
@@ -65,81 +67,110 @@ def foresee_precision(job: Job, plan: PlanRecord, ledger: RunLedger) -> tuple[st
         return record.precision, record.basis
     if engine.precision != AUTO and (engine.min_agreement is None or engine.precision == EXACT):
         return engine.precision, "asked for"
-    rows = _trial_rows(plan, engine.precision)
-    if engine.precision == AUTO and rows < MIN_TRIAL_ROWS:
-        return AUTO, "what suits the device; too few rows to try others on a sample"
-    return engine.precision, f"to be {'chosen' if engine.precision == AUTO else 'checked'} by a trial on {rows:,} rows"
+    if engine.precision != AUTO:
+        return engine.precision, f"to be checked by a trial on {min(MAX_TRIAL_ROWS, plan.num_rows):,} rows"
+    try:
+        here = capacity_here(engine)
+    except SetupError:
+        return AUTO, "what suits the workers' device, which this machine has not"
+    rows = _trial_rows(plan, forward_work(job, plan), here=here, workers=here)
+    if not rows:
+        return AUTO, "what suits the device; too little work to try others on a sample"
+    condition = ", if the workers compute on what this machine has" if engine.type == "ray" else ""
+    return AUTO, f"to be chosen by a trial on {rows:,} rows{condition}"
 
 
-def _trial_rows(plan: PlanRecord, asked: str) -> int:
-    return min(MAX_TRIAL_ROWS, plan.num_rows // TRIAL_SHARE if asked == AUTO else plan.num_rows)
+def _trial_rows(plan: PlanRecord, work: float, *, here: Capacity, workers: Capacity) -> int:
+    """Rows that this machine may try; 0 where a trial would take a good part of what it may save."""
+    seconds = workers.seconds(work)
+    if seconds < MIN_FLOAT32_S:
+        return 0
+    rows = int(plan.num_rows / TRIAL_SHARE * min(1.0, seconds / here.seconds(work)))
+    return min(MAX_TRIAL_ROWS, rows) if rows >= MIN_TRIAL_ROWS else 0
 
 
 def _choose(job: Job, plan: PlanRecord, *, stop: threading.Event) -> PrecisionRecord:
-    asked = job.config.engine.precision
-    rows = _trial_rows(plan, asked)
-    if asked == AUTO and rows < MIN_TRIAL_ROWS:
-        return _record(plan, AUTO, f"{plan.num_rows} rows are too few to try others on a sample")
-    steady_memory()  # this process may be the worker, too, and kernels are tried from here on
-    # Small runs, whose workers are other processes, do without torch in this one.
-    from distilbatch.inference.precision import fast_precisions, resolve_device, resolve_precision  # noqa: PLC0415
-
-    try:
-        device = resolve_device(job.config.engine.device)
-    except SetupError as error:  # only the workers have it
-        return _untried(plan, asked, asked, str(error))
-    plain = resolve_precision(asked, device)
-    candidates = fast_precisions(device) if asked == AUTO else (asked,)
-    if not candidates:
-        return _record(plan, plain, f"{device.type} computes nothing faster than {plain}")
-    trial = _try(job, plan, candidates, rows, stop=stop)
+    asked, bar = job.config.engine.precision, job.config.engine.min_agreement
+    if asked == AUTO:
+        return _choose_freely(job, plan, least=MIN_AGREEMENT if bar is None else bar, stop=stop)
+    trial = _try(job, plan, (asked,), min(MAX_TRIAL_ROWS, plan.num_rows), stop=stop)
     if isinstance(trial, str):
-        return _untried(plan, asked, plain, trial)
-    least = MIN_AGREEMENT if job.config.engine.min_agreement is None else job.config.engine.min_agreement
-    return _fastest(plan, trial, least=least) if asked == AUTO else _checked(plan, trial, asked, least=least)
+        raise SetupError(
+            f"precision {asked} cannot be checked",
+            expected="a trial on this machine, as engine.min_agreement asks for",
+            found=trial,
+            remedy="leave engine.min_agreement out, or run where the trial can",
+        )
+    return _checked(plan, trial, asked, least=bar or 0.0)
 
 
-def _try(job: Job, plan: PlanRecord, candidates: tuple[str, ...], rows: int, *, stop: threading.Event) -> Trial | str:
+def _choose_freely(job: Job, plan: PlanRecord, *, least: float, stop: threading.Event) -> PrecisionRecord:
+    engine = job.config.engine
+    work = forward_work(job, plan)
+    little = _record(plan, AUTO, "what suits the device; too little work to try others on a sample")
+    if cores_here(engine).seconds(work) < MIN_FLOAT32_S:
+        return little  # without torch and Ray, which take their time
+    try:
+        here = capacity_here(engine)
+    except SetupError as error:  # only the workers have it
+        return _untried(plan, str(error))
+    workers = capacity_of_workers(engine, here)
+    if workers.kind != here.kind:
+        return _untried(plan, f"this machine computes on {here.kind}, and the workers on {workers.kind}")
+    rows = _trial_rows(plan, work, here=here, workers=workers)
+    if not rows:
+        return little
+    trial = _try(job, plan, None, rows, stop=stop)
+    return _untried(plan, trial) if isinstance(trial, str) else _fastest(plan, trial, least=least)
+
+
+def _try(
+    job: Job, plan: PlanRecord, candidates: tuple[str, ...] | None, rows: int, *, stop: threading.Event
+) -> Trial | str:
     shards = choose_shards(plan.shards)
     tasks = tuple(ShardTask(shard, plan.fragments[shard.fragment]) for shard in shards)
     return run_trial(Assignment(worker_spec(job, plan), tasks, -(-rows // len(tasks)), candidates), stop=stop)
 
 
 def _fastest(plan: PlanRecord, trial: Trial, *, least: float) -> PrecisionRecord:
-    worth = {
-        name: speed
-        for name, speed in trial.rows_per_s.items()
-        if name != EXACT and trial.agreement[name] >= least and speed >= _WORTH * trial.rows_per_s[EXACT]
-    }
-    chosen = max(worth, key=lambda name: worth[name], default=EXACT)
-    return _record(plan, chosen, f"the fastest that keeps {least:.1%} of float32's labels on {_sample(trial)}", trial)
+    if not trial.agreement:
+        return _record(plan, EXACT, f"{trial.device} computes nothing faster than {EXACT}")
+    fit = [name for name, share in trial.agreement.items() if share >= least]  # the fastest first
+    if trial.rows_per_s:
+        fit = [name for name in fit if _speed(trial, name) >= _WORTH]
+        fit.sort(key=lambda name: _speed(trial, name), reverse=True)
+    bar = f"{least * 100:g} % of the labels"
+    reason = f"the fastest that keeps {bar}" if fit else f"no faster one keeps {bar}"
+    return _record(plan, fit[0] if fit else EXACT, f"{reason}: {_measured(trial)}", trial)
+
+
+def _speed(trial: Trial, precision: str) -> float:
+    return trial.rows_per_s[precision] / max(trial.rows_per_s[EXACT], 1e-9)  # 0 where no sampled row has text
 
 
 def _checked(plan: PlanRecord, trial: Trial, asked: str, *, least: float) -> PrecisionRecord:
     if trial.agreement[asked] < least:
         raise DataError(
             f"precision {asked} changes too many labels",
-            expected=f"{least:.2%} of float32's (engine.min_agreement)",
-            found=f"{trial.agreement[asked]:.2%} on {_sample(trial)}",
+            expected=f"{least * 100:g} % of float32's kept (engine.min_agreement)",
+            found=_measured(trial),
             remedy="set engine.precision to auto, or lower engine.min_agreement",
         )
-    return _record(plan, asked, f"asked for, and checked on {_sample(trial)}", trial)
+    return _record(plan, asked, f"asked for, and checked: {_measured(trial)}", trial)
 
 
-def _untried(plan: PlanRecord, asked: str, plain: str, reason: str) -> PrecisionRecord:
-    if asked != AUTO:
-        raise SetupError(
-            f"precision {asked} cannot be checked",
-            expected="a trial on this machine, as engine.min_agreement asks for",
-            found=reason,
-            remedy="leave engine.min_agreement out, or run where the trial can",
-        )
-    _log.warning("no other precision than %s was tried: %s", plain, reason)
-    return _record(plan, plain, f"no other was tried: {reason}")
+def _untried(plan: PlanRecord, reason: str) -> PrecisionRecord:
+    _log.warning("no precision was tried on a sample: %s", reason)
+    return _record(plan, AUTO, f"what suits each worker's device; none was tried: {reason}")
 
 
-def _sample(trial: Trial) -> str:
-    return f"a sample of {trial.rows} of the job's rows"
+def _measured(trial: Trial) -> str:
+    """What a trial found, for people; no share is rounded up to a bar that it misses."""
+    found = []
+    for name, share in trial.agreement.items():
+        speed = f" ({_speed(trial, name):.1f}x)" if trial.rows_per_s else ""
+        found.append(f"{name} {math.floor(round(share * 1e4, 6)) / 100:g} %{speed}")
+    return f"{', '.join(found)} of float32's labels on {trial.rows:,} rows"
 
 
 def _record(plan: PlanRecord, precision: str, basis: str, trial: Trial | None = None) -> PrecisionRecord:

@@ -89,6 +89,7 @@ class DeviceSpec:
         max_batch_tokens: Token budget of a forward call; None suits the device.
         threads: CPU threads; None leaves torch's choice.
         compiled: Whether torch may compile layers; on CUDA devices only.
+        settled: Whether the precision was chosen for the user: a device without it then computes in float32.
     """
 
     device: str = "auto"
@@ -96,6 +97,7 @@ class DeviceSpec:
     max_batch_tokens: int | None = None
     threads: int | None = None
     compiled: bool = False
+    settled: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,40 +8,50 @@ import sys
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 
 from distilbatch.engine.agreement import agreeing
 from distilbatch.engine.heads import Heads
+from distilbatch.engine.memory import steady_memory
 from distilbatch.engine.sampling import read_sample
 from distilbatch.engine.spec import WorkerSpec
 from distilbatch.engine.trial import EXACT, Assignment, Trial
+from distilbatch.errors import DistilbatchError
+from distilbatch.inference.precision import fast_precisions, resolve_device
 
 
 def measure(assignment: Assignment) -> Trial:
-    """Compute the sample in float32 and in each precision, in this process.
+    """Compute the sample in float32 and in each precision, in this process; nothing where there is none to compare.
 
     Raises:
         DistilbatchError: The sample cannot be read, or the models cannot run.
     """
+    device = resolve_device(assignment.spec.device.device)
+    precisions = fast_precisions(device) if assignment.precisions is None else assignment.precisions
+    if not precisions:
+        return Trial(0, {}, {}, device.type)
     batches = [batch for task in assignment.tasks for batch in read_sample(assignment.spec, task, assignment.max_rows)]
     exact, seconds = _annotate(assignment.spec, batches, EXACT)
     times = {EXACT: seconds}
     agreement: dict[str, float] = {}
     rows = 0
-    for precision in assignment.precisions:
+    for precision in precisions:
         found, times[precision] = _annotate(assignment.spec, batches, precision)
         same = [agreeing(a, b) for a, b in zip(exact, found, strict=True)]
         rows = sum(len(part) for part in same)
         agreement[precision] = sum(int(part.sum()) for part in same) / max(1, rows)
-    return Trial(rows, agreement, {name: round(rows / max(taken, 1e-9), 2) for name, taken in times.items()})
+    speeds = {name: round(rows / max(taken, 1e-9), 2) for name, taken in times.items()}
+    return Trial(rows, agreement, speeds if device.type == "cpu" else {}, device.type)
 
 
 def _annotate(
     spec: WorkerSpec, batches: Sequence[pa.RecordBatch], precision: str
 ) -> tuple[list[tuple[pa.Array, ...]], float]:
     """The columns of each batch, and the seconds of the models alone."""
-    heads = Heads(spec.heads, device=replace(spec.device, precision=precision), max_doc_bytes=spec.max_doc_bytes)
+    device = replace(spec.device, precision=precision, settled=False)
+    heads = Heads(spec.heads, device=device, max_doc_bytes=spec.max_doc_bytes)
     heads.predict(heads.tokenize(heads.harmless()))  # the first call of a kernel compiles it
     columns, seconds = [], 0.0
     for batch in batches:
@@ -53,8 +63,13 @@ def _annotate(
 
 
 def _main(orders: str, answer: str) -> None:
-    trial = measure(pickle.loads(Path(orders).read_bytes()))  # written by run_trial, for this process alone
-    Path(answer).write_text(json.dumps(asdict(trial)), "utf-8")
+    steady_memory()
+    assignment: Assignment = pickle.loads(Path(orders).read_bytes())  # written by run_trial, for this process alone
+    try:
+        found: dict[str, Any] | str = asdict(measure(assignment))
+    except DistilbatchError as error:
+        found = str(error)
+    Path(answer).write_text(json.dumps(found), "utf-8")
 
 
 if __name__ == "__main__":

@@ -84,6 +84,11 @@ class Worker:
         self._before = pipeline.before if pipeline else None
         self._after = pipeline.after if pipeline else None
 
+    @property
+    def precision(self) -> str:
+        """What this worker computes in."""
+        return self._heads.precision
+
     def process(self, task: ShardTask, *, stop: threading.Event | None = None) -> ShardResult:
         """Label a shard and stage the result durably; nothing becomes visible. Threads may share a worker.
 
@@ -179,7 +184,12 @@ class Worker:
             compression=spec.compression,
             compression_level=spec.compression_level,
             row_group_rows=spec.row_group_rows,
-            footer={**spec.footer, "shard_id": shard.shard_id, "attempt_id": attempt.attempt_id},
+            footer={
+                **spec.footer,
+                "precision": self.precision,
+                "shard_id": shard.shard_id,
+                "attempt_id": attempt.attempt_id,
+            },
         )
 
     def _predicted(self, attempt: Attempt, clock: StageClock) -> Generator[_Predicted, None, None]:

@@ -84,6 +84,19 @@ def resolve_precision(precision: str, device: torch.device) -> str:
     return precision
 
 
+def resolve_settled_precision(precision: str, device: torch.device) -> str:
+    """:func:`resolve_precision` for one that a run chose, perhaps on another machine, and not its user.
+
+    Returns:
+        float32 where the device does not compute it: every device has it, and the choice keeps the labels of float32.
+    """
+    try:
+        return resolve_precision(precision, device)
+    except SetupError as error:
+        _log.warning("the run's precision is not for this device, which computes in float32: %s", error)
+        return "float32"
+
+
 def _check_int8(device: torch.device) -> None:
     if device.type == "cpu" and operators.int8_sums():
         return

@@ -7,9 +7,9 @@ import torch
 from bench_fakes import make_workload
 
 from distilbatch.bench import limit as limit_module
-from distilbatch.bench.flops import linear_shapes
 from distilbatch.bench.limit import FLOAT32, Limit
 from distilbatch.model.configuration import CONFIG_FILE, DistilBertConfig
+from distilbatch.model.flops import linear_shapes
 
 
 @pytest.fixture

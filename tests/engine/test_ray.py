@@ -285,6 +285,14 @@ def test_a_bug_in_every_shard_ends_the_run_with_its_text(run, pipeline):
     assert (watch.count("died"), watch.commits) == (0, 0)
 
 
+def test_a_worker_that_cannot_compute_what_the_run_chose_says_what_it_computes_in(run, source, tmp_path, monkeypatch):
+    monkeypatch.setattr("distilbatch.engine.driver.settle_precision", lambda *_, **__: "float16")  # as on a card
+    watch = Watch()
+    assert run(watch).num_rows == 600
+    assert [event.message.partition(", ")[2] for event in watch.events] == ["in float32 for want of float16"]
+    assert_exact(tmp_path / "out", source)
+
+
 # --- The cluster -----------------------------------------------------------------------------------------------------
 
 

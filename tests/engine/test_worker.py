@@ -112,6 +112,7 @@ def test_the_footer_tells_where_the_file_comes_from(source, tmp_path, checkpoint
         "shard_id": "5" * 64,
         "attempt_id": result.attempt_id,
         "num_rows": "250",
+        "precision": "float32",
     }
 
 

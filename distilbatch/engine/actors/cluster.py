@@ -45,11 +45,20 @@ def connected(engine: Engine) -> Iterator[None]:
         return
     # Ray prints what it has to say about dead workers to stdout, which belongs to the program.
     with _replaced(worker, "print_to_stdstream", _log_lines):
-        _connect(engine.address or os.environ.get("RAY_ADDRESS"))
+        _connect(_address(engine))
         try:
             yield
         finally:
             ray.shutdown()
+
+
+def is_there(engine: Engine) -> bool:
+    """Whether :func:`connected` finds a cluster; else it starts one on this machine."""
+    return bool(ray.is_initialized() or _address(engine))
+
+
+def _address(engine: Engine) -> str | None:
+    return engine.address or os.environ.get("RAY_ADDRESS")
 
 
 def _connect(address: str | None) -> None:

@@ -145,7 +145,9 @@ class _Pool:
             self._ever_ready = True
             slot.ready = True
             gpus = f", GPU {', '.join(map(str, result['gpus']))}" if result["gpus"] else ""
-            yield PoolEvent("started", f"worker {result['pid']}{gpus}")
+            asked, found = self._spec.device.precision, result["precision"]
+            other = f", in {found} for want of {asked}" if asked not in {"auto", found} else ""
+            yield PoolEvent("started", f"worker {result['pid']}{gpus}{other}")
         else:
             del slot.tasks[ref]
             yield result

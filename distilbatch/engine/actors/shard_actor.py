@@ -44,7 +44,8 @@ class ShardActor:
         # Read by the tokenizer's thread pool when it is first used.
         os.environ["RAYON_NUM_THREADS"] = str(spec.device.threads)
         self._worker = Worker(spec, end_process=_end_process)
-        return {"pid": os.getpid(), "gpus": ray.get_runtime_context().get_accelerator_ids()["GPU"]}
+        gpus = ray.get_runtime_context().get_accelerator_ids()["GPU"]
+        return {"pid": os.getpid(), "gpus": gpus, "precision": self._worker.precision}
 
     def process(self, task: ShardTask) -> ShardResult:
         """Label a shard; see :meth:`distilbatch.engine.worker.Worker.process`."""

@@ -10,6 +10,8 @@ from typing import Any
 import ray
 
 from distilbatch.config import Engine
+from distilbatch.engine.actors.cluster import connected, is_there
+from distilbatch.engine.work import CPU, CUDA, Capacity
 from distilbatch.errors import SetupError
 
 _MAX_SMALL_CLUSTER_CPUS = 8
@@ -68,6 +70,21 @@ def gpus_of_actor(engine: Engine, nodes: Sequence[Node]) -> float:
     if isinstance(engine.gpus_per_actor, (int, float)):
         return float(engine.gpus_per_actor)
     return 1.0 if engine.device != "cpu" and any(node.gpus for node in nodes) else 0.0
+
+
+def cluster_capacity(engine: Engine) -> Capacity | None:
+    """What the actors of a job will compute on; None where there is no cluster yet, and this machine will be one.
+
+    Raises:
+        SetupError: The cluster cannot be reached.
+    """
+    if not is_there(engine):
+        return None
+    with connected(engine):
+        nodes = alive_nodes()
+    if engine.device != CPU and gpus_of_actor(engine, nodes):
+        return Capacity(CUDA, sum(node.gpus for node in nodes))
+    return Capacity(CPU, sum(node.cpus for node in nodes))
 
 
 def plan_slots(engine: Engine, *, num_shards: int, text_bytes: int) -> Slots:

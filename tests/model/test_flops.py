@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from distilbatch.bench.flops import ATTENTION, FFN_IN, FFN_OUT, OUT, QKV, floor_seconds, forward_flops, linear_shapes
 from distilbatch.model.configuration import DistilBertConfig
+from distilbatch.model.flops import ATTENTION, FFN_IN, FFN_OUT, OUT, QKV, floor_seconds, forward_flops, linear_shapes
 
 TINY = DistilBertConfig(n_layers=2, n_heads=2, dim=4, hidden_dim=8)
 
