@@ -102,7 +102,7 @@ class Int8Linear(nn.Module):
             weight = weight / self._factors
         self._weight = operators.pack_int8(weight, rows=HINT_ROWS)
         self._bias = bias.float()
-        self._by_row = post == NOTHING or not operators.fuses(post)
+        self._by_row = post == NOTHING or not (operators.fuses(post) and operators.has_int8(dtype, post))
         self._zero = LEVELS // (8 if nonnegative else 2)
         self._post = post
         self._dtype = dtype

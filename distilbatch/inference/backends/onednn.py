@@ -19,6 +19,7 @@ from distilbatch.inference.backends.base import Backend
 from distilbatch.inference.backends.equalise import Channels, observe_channels
 from distilbatch.inference.backends.fused import NEARLY_NONNEGATIVE, FusedFeedForward, FusedSelfAttention
 from distilbatch.inference.backends.linears import Int8Linear, MakeLinear, PackedLinear
+from distilbatch.inference.backends.operators import NOTHING
 from distilbatch.model.attention import Attention
 from distilbatch.model.layers import FeedForward, SelfAttention
 from distilbatch.model.modeling import PreTrainedModel
@@ -38,7 +39,7 @@ class OneDnnBackend(Backend):
     @override
     def prepare(self, model: PreTrainedModel, *, device: torch.device, dtype: torch.dtype) -> None:
         model.to(device=device, dtype=dtype).eval()
-        attend = _attention(torch.bfloat16 if self._int8 and operators.bfloat16_is_native() else dtype)
+        attend = _attention(torch.bfloat16 if self._halves() else dtype)
         blocks: list[nn.Module] = list(model.encoder.transformer.layer)
         plain = all(isinstance(block.get_submodule("ffn"), FeedForward) for block in blocks)
         channels = observe_channels(model.encoder) if self._int8 and plain else {}
@@ -51,8 +52,7 @@ class OneDnnBackend(Backend):
                 block.set_submodule("ffn", self._fuse_ffn(ffn, model.config.activation, channels.get(ffn)))
 
     def _fuse(self, attention: SelfAttention, attend: Attention, channels: Channels | None, *, last: bool) -> nn.Module:
-        half = self._int8 and operators.bfloat16_is_native()  # else attention would cost more than what int8 saves
-        project = self._linear(torch.bfloat16 if half else torch.float32, channels)
+        project = self._linear(torch.bfloat16 if self._halves() else torch.float32, channels)
         out = self._linear(torch.float32)
         fused = FusedSelfAttention(attention, project=project, out=out, attend=attend, few_queries=last)
         return AbsorbedSelfAttention(attention, fused) if last else fused
@@ -62,6 +62,10 @@ class OneDnnBackend(Backend):
         if self._int8:
             second = partial(Int8Linear, nonnegative=activation in NEARLY_NONNEGATIVE)
         return FusedFeedForward(ffn, activation=activation, first=first, second=second)
+
+    def _halves(self) -> bool:
+        """Whether int8 layers give bfloat16 to the attention, which would else cost more than what they save."""
+        return self._int8 and operators.bfloat16_is_native() and operators.has_int8(torch.bfloat16, NOTHING)
 
     def _linear(self, output: torch.dtype, channels: Channels | None = None) -> MakeLinear:
         return partial(Int8Linear, dtype=output, channels=channels) if self._int8 else PackedLinear

@@ -179,30 +179,39 @@ def int8_sums() -> Int8Sums | None:
     """How products of bytes are summed here, found by trying; None where int8 is of no use."""
     if torch.backends.cpu.get_cpu_capability() not in {"AVX2", "AVX512"}:
         return None  # reference kernels, thousands of times slower
-    width = 256
+    return next((sums for sums in Int8Sums if _int8_is_right(sums, torch.float32, NOTHING)), None)
+
+
+@cache
+def has_int8(dtype: torch.dtype, post: PostOp) -> bool:
+    """Whether :func:`int8_linear` with this output and function, which are kernels of their own, is right here, too."""
+    sums = int8_sums()
+    return sums is not None and _int8_is_right(sums, dtype, post)
+
+
+def _int8_is_right(sums: Int8Sums, dtype: torch.dtype, post: PostOp) -> bool:
+    """Whether sums as large as ``sums`` allows come out right, in all lengths up to the full width."""
+    width, rows = 256, 32
     signs = torch.where(torch.arange(width) % 3 > 0, 1, -1)[:, None]
-    largest = torch.full((width, width), WEIGHT_LEVELS)
-    # Of two neighbours one is 127 and one is 1, in any order: any others that a kernel paired would overflow.
-    first = torch.randint(0, 2, (width, width // 2), generator=torch.Generator().manual_seed(0))
-    paired = torch.stack((first, 1 - first), dim=2).flatten(1) * (WEIGHT_LEVELS - 1) + 1
-    for sums, weight in ((Int8Sums.WIDE, largest), (Int8Sums.PAIRED, paired)):
-        try:
-            if _sums_are_exact((weight * signs).to(torch.int8)):
-                return sums
-        except _REFUSALS as error:
-            _log.info("oneDNN's int8 linear layers are not used: %s", error)
-            return None
-    return None
-
-
-def _sums_are_exact(weight: Tensor) -> bool:
-    """Whether the largest bytes are summed exactly with ``(out, in)`` int8 weights."""
-    outputs, width = weight.shape
-    packed = _prepack(weight, torch.ones(outputs), rows=32)
-    x = Quantised(torch.full((32, width), LEVELS, dtype=torch.uint8), 1.0, LEVELS // 2)
-    found = int8_linear(x, packed, torch.zeros(outputs))
-    expected = (x.values.double() - x.zero) @ weight.double().T
-    return bool((found.double() - expected).abs().max() <= 1e-6 * LEVELS * WEIGHT_LEVELS * width)
+    weight = torch.full((width, width), WEIGHT_LEVELS)
+    if sums is Int8Sums.PAIRED:
+        # Of two neighbours one is 127 and one is 1, in any order: any others that a kernel paired would overflow.
+        first = torch.randint(0, 2, (width, width // 2), generator=torch.Generator().manual_seed(0))
+        weight = torch.stack((first, 1 - first), dim=2).flatten(1) * (WEIGHT_LEVELS - 1) + 1
+    weight = (weight * signs).to(torch.int8)
+    ends = torch.arange(1, rows + 1)[:, None] * (width // rows)
+    values = torch.where(torch.arange(width) < ends, LEVELS, LEVELS // 2).to(torch.uint8)
+    # Results reach from -4 to 4, where functions bend; a saturated pair of neighbours is off by 0.03.
+    x = Quantised(values, 1e-6, LEVELS // 2)
+    expected = _apply(post, ((values.double() - x.zero) @ weight.double().T) * x.scale)
+    try:
+        packed = _prepack(weight, torch.ones(width), rows=rows)
+        found = int8_linear(x, packed, torch.zeros(width), dtype=dtype, post=post)
+    except _REFUSALS as error:
+        _log.info("an int8 linear layer of oneDNN is not used, with %s and %s: %s", dtype, post.name, error)
+        return False
+    tolerance = 1e-3 if dtype is torch.float32 else 0.02
+    return found.dtype is dtype and bool((found.double() - expected).abs().max() <= tolerance)
 
 
 # --- Attention of documents of any lengths, on CUDA devices; varlen.py tries each on the device ----------------------

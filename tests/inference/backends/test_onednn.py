@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import copy
 import random
+from collections.abc import Iterator
 
 import pytest
 import torch
 from model_weights import draw_biases
+from torch.nn import functional as F  # noqa: N812
 
 from distilbatch.inference.backends import ReferenceBackend, choose_backend, operators
 from distilbatch.inference.backends.absorbed import AbsorbedSelfAttention
 from distilbatch.inference.backends.attention import SteppedAttention, Workspace
 from distilbatch.inference.backends.fused import FusedFeedForward, FusedSelfAttention
 from distilbatch.inference.backends.onednn import OneDnnBackend
+from distilbatch.inference.backends.operators import NOTHING
 from distilbatch.model.attention import sdpa_attention
 from distilbatch.model.configuration import DistilBertConfig
 from distilbatch.model.modeling import (
@@ -76,6 +79,71 @@ def test_some_rows_of_the_last_layer_are_those_of_all(seed):
     with torch.inference_mode():
         expected = model.encoder.forward_packed(packed)[rows]
         torch.testing.assert_close(fast.encoder.forward_packed(packed, rows), expected, atol=1e-5, rtol=1e-5)
+
+
+@pytest.fixture
+def native_bfloat16(monkeypatch) -> Iterator[list[torch.dtype]]:
+    """A CPU that has bfloat16: torch's own products for the prepacked ones, which others refuse.
+
+    Collects the formats that attention is given. The int8 operators give bfloat16 on any CPU.
+    """
+    seen: list[torch.dtype] = []
+    attend = SteppedAttention.__call__
+
+    def linear(x, weight, bias, post=NOTHING):
+        assert x.dtype == weight.dtype == bias.dtype == torch.bfloat16
+        y = F.linear(x, weight, bias)
+        return F.gelu(y, approximate=post.algorithm) if post.name == "gelu" else F.relu(y) if post.name == "relu" else y
+
+    def watched(self, q, k, v, **options):
+        seen.extend(x.dtype for x in (q, k, v))
+        return attend(self, q, k, v, **options)
+
+    monkeypatch.setattr(operators, "bfloat16_is_native", lambda: True)
+    monkeypatch.setattr(operators, "pack_linear", lambda weight, *, rows: weight.clone())
+    monkeypatch.setattr(operators, "packed_linear", linear)
+    monkeypatch.setattr(SteppedAttention, "__call__", watched)
+    operators.has_packed_linear.cache_clear()
+    yield seen
+    operators.has_packed_linear.cache_clear()
+
+
+def assert_rows_are_near(fast, model, packed: PackedTokens, *, dtype: torch.dtype) -> None:
+    """All rows, the first ones, and some, against float32 on the plain kernels."""
+    with torch.inference_mode():
+        for rows in (None, "first", torch.arange(0, len(packed.input_ids), 3)):
+            exact, found = (each.encoder.forward_packed(packed, rows) for each in (model, fast))
+            assert found.dtype is dtype
+            assert found.shape == exact.shape
+            assert (found - exact).abs().mean() < 0.05 * exact.abs().mean()
+        head = fast.forward_packed(packed)
+        assert (head - model.forward_packed(packed)).abs().mean() < 0.1 * head.abs().mean()
+
+
+@pytest.mark.parametrize("seed", range(15))
+def test_bfloat16_results_are_near_where_the_cpu_has_it(native_bfloat16, seed):
+    model, packed = random_model(seed, spread=0.1)
+    fast = copy.deepcopy(model)
+    backend = choose_backend("bfloat16", CPU, torch.bfloat16)
+    assert isinstance(backend, OneDnnBackend)
+    backend.prepare(fast, device=CPU, dtype=torch.bfloat16)
+    assert_rows_are_near(fast, model, packed, dtype=torch.bfloat16)
+    assert set(native_bfloat16) == {torch.bfloat16}
+
+
+@needs_int8
+@pytest.mark.parametrize("right", [True, False], ids=["right", "wrong"])
+@pytest.mark.parametrize("seed", range(15))
+def test_int8_gives_bfloat16_to_the_attention_where_the_cpu_has_it_and_gets_it_right(
+    monkeypatch, native_bfloat16, seed, right
+):
+    if not right:
+        monkeypatch.setattr(operators, "has_int8", lambda dtype, _post: dtype is not torch.bfloat16)
+    model, packed = random_model(seed, spread=0.1)
+    fast = copy.deepcopy(model)
+    OneDnnBackend(int8=True).prepare(fast, device=CPU, dtype=torch.float32)
+    assert_rows_are_near(fast, model, packed, dtype=torch.float32)
+    assert set(native_bfloat16) == {torch.bfloat16 if right else torch.float32}
 
 
 @needs_int8

@@ -9,6 +9,7 @@ import torch
 from torch.nn import functional as F  # noqa: N812
 
 from distilbatch.inference.backends import operators
+from distilbatch.inference.backends.linears import Int8Linear
 from distilbatch.inference.backends.operators import Int8Sums, PostOp
 from distilbatch.inference.backends.quantise import LEVELS, Quantised, quantise, quantise_rows
 
@@ -28,7 +29,16 @@ needs_int8 = pytest.mark.skipif(not operators.int8_sums(), reason="torch has no 
 @pytest.fixture(autouse=True)
 def fresh_checks() -> Iterator[None]:
     yield
-    for check in (operators.has_packed_linear, operators.int8_sums, operators.bfloat16_is_native):
+    clear_checks()
+
+
+def clear_checks() -> None:
+    for check in (
+        operators.has_packed_linear,
+        operators.int8_sums,
+        operators.has_int8,
+        operators.bfloat16_is_native,
+    ):
         check.cache_clear()
 
 
@@ -123,6 +133,65 @@ def test_a_cpu_that_saturates_is_found_out(monkeypatch, distance, sums):
     assert operators.int8_sums() is sums
 
 
+class Partly:
+    """The real operators, with one kernel that is not what it should be."""
+
+    def __init__(self, dtype: torch.dtype, post: PostOp, mistake) -> None:
+        self.real = operators._ONEDNN
+        self.variant = (dtype, post)
+        self.mistake = mistake
+
+    def qlinear_prepack(self, *arguments):
+        return self.real.qlinear_prepack(*arguments)
+
+    def qlinear_pointwise(self, *arguments):
+        dtype, name, _, algorithm = arguments[-4:]
+        found = self.real.qlinear_pointwise(*arguments)
+        return self.mistake(found) if (dtype, PostOp(name, algorithm)) == self.variant else found
+
+
+def refuse(_found: torch.Tensor) -> torch.Tensor:
+    raise RuntimeError("could not create a primitive descriptor")
+
+
+VARIANTS = [(torch.float32, post) for post in POST_OPS] + [(torch.bfloat16, post) for post in POST_OPS]
+MISTAKES = {
+    "refuses": refuse,
+    "another format": lambda found: found.half(),
+    "one result off": lambda found: found.index_add(0, torch.tensor([31]), torch.full_like(found[:1], 0.03)),
+    "not a number": lambda found: found * float("nan"),
+    "function left out": lambda found: found.abs() + 0.1,
+}
+
+
+@needs_int8
+@pytest.mark.parametrize(("dtype", "post"), VARIANTS, ids=str)
+def test_every_kernel_of_this_machine_passes_its_check(dtype, post):
+    assert operators.has_int8(dtype, post)
+
+
+@needs_int8
+@pytest.mark.parametrize("mistake", MISTAKES)
+@pytest.mark.parametrize(("dtype", "post"), VARIANTS[1:], ids=str)
+def test_a_kernel_with_a_mistake_is_not_used_and_the_others_are(monkeypatch, dtype, post, mistake):
+    clear_checks()
+    monkeypatch.setattr(operators, "_ONEDNN", Partly(dtype, post, MISTAKES[mistake]))
+    assert not operators.has_int8(dtype, post)
+    assert operators.has_int8(torch.float32, PostOp())
+
+
+@needs_int8
+def test_a_layer_computes_a_function_behind_a_product_that_gets_it_wrong(monkeypatch):
+    clear_checks()
+    gelu = PostOp("gelu", "none")
+    monkeypatch.setattr(operators, "fuses", lambda _post: True)
+    monkeypatch.setattr(operators, "_ONEDNN", Partly(torch.float32, gelu, lambda found: found * 0))
+    layer, x = torch.nn.Linear(64, 48), torch.randn(30, 64)
+    with torch.inference_mode():
+        exact = F.gelu(layer(x))
+        assert (Int8Linear([layer], gelu)(x) - exact).abs().mean() < 0.05 * exact.abs().mean()
+
+
 @pytest.mark.parametrize("error", [RuntimeError("not for this CPU"), TypeError("other arguments"), AttributeError("x")])
 def test_operators_that_are_gone_are_not_used(monkeypatch, error):
     class Gone:
@@ -131,11 +200,11 @@ def test_operators_that_are_gone_are_not_used(monkeypatch, error):
 
     monkeypatch.setattr(operators, "_MKLDNN", Gone())
     monkeypatch.setattr(operators, "_ONEDNN", Gone())
-    for check in (operators.has_packed_linear, operators.int8_sums, operators.bfloat16_is_native):
-        check.cache_clear()
+    clear_checks()
     assert not operators.has_packed_linear(torch.float32)
     assert not operators.has_packed_linear(torch.bfloat16)
     assert operators.int8_sums() is None
+    assert not operators.has_int8(torch.float32, PostOp())
 
 
 def test_operators_that_compute_something_else_are_not_used(monkeypatch):
