@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from distilbatch.bench.cards import Card, card_of
 from distilbatch.bench.competitor import JOB, LIMIT, MODEL
 from distilbatch.bench.documents import Lengths
 from distilbatch.bench.machine import describe_machine, versions_of
@@ -19,6 +20,7 @@ from distilbatch.bench.roster import OURS, PEER
 from distilbatch.bench.sides import Side
 from distilbatch.bench.spread import spread
 from distilbatch.bench.stages import STAGES
+from distilbatch.bench.targets import compare_with_targets
 from distilbatch.bench.workload import TEXT_CLASSIFICATION, Workload
 from distilbatch.model.configuration import DistilBertConfig
 from distilbatch.model.flops import floor_seconds, forward_flops
@@ -70,9 +72,11 @@ def build_report(
     limit = next(standing for standing in standings if standing.entrant.kind == LIMIT)
     listed = [standing for standing in standings if standing.entrant.kind in {OURS, PEER}]
     reference = _usable(standings, "reference", "ours-float32")  # the second where tasks have no plain model
-    main = _Comparison(limit, flops, reference, workload, lengths)
-    return {
-        "machine": describe_machine(),
+    machine = describe_machine()
+    card = card_of(machine["gpus"], workload.device)
+    main = _Comparison(limit, flops, reference, workload, lengths, card)
+    report = {
+        "machine": machine,
         "versions": versions_of(*_PACKAGES),
         "settings": {
             "threads": workload.threads,
@@ -85,7 +89,7 @@ def build_report(
         "reference": reference.entrant.name if reference else None,
         "limit": _limit(limit, flops, len(lengths)),
         "contestants": _all_figures(listed, main),
-        "sides": {side.name: _side(side, prepared, standings, limit) for side in sides},
+        "sides": {side.name: _side(side, prepared, standings, main) for side in sides},
         "stages": {standing.entrant.name: _stages(standing) for standing in listed if STAGES in standing.passes},
         "overhead": {
             standing.entrant.name: ratio_by_round(standing.passes[MODEL], standing.passes[JOB], lambda m, j: 1 - m / j)
@@ -96,6 +100,7 @@ def build_report(
         "models": compare_models(standings),
         "layout": compare_layouts(listed),
     }
+    return {**report, "targets": compare_with_targets(report)}
 
 
 def _model(prepared: Prepared) -> dict[str, Any]:
@@ -114,13 +119,14 @@ def _sizes(config: DistilBertConfig) -> dict[str, int]:
     return {"layers": config.n_layers, "heads": config.n_heads, "dim": config.dim, "hidden_dim": config.hidden_dim}
 
 
-def _side(side: Side, prepared: Prepared, standings: Sequence[Standing], limit: Standing) -> dict[str, Any]:
+def _side(side: Side, prepared: Prepared, standings: Sequence[Standing], main: _Comparison) -> dict[str, Any]:
     config = side.model_config
     listed = [standing for standing in standings if standing.entrant.side == side.name]
     flops = forward_flops(config, side.lengths, first_only=prepared.first_only)
     same = config == prepared.model_config  # the limit's rates are of the main model's shapes
     reference = _usable(standings, f"{side.name}-float32")
-    comparison = _Comparison(limit if same else None, flops, reference, side.workload, side.lengths)
+    limit = main.limit if same else None
+    comparison = _Comparison(limit, flops, reference, side.workload, side.lengths, main.card)
     return {
         "model": {"name": side.model_name, **_sizes(config)},
         "data": Lengths.of(side.lengths).to_dict(),
@@ -135,6 +141,7 @@ class _Comparison:
     reference: Standing | None
     workload: Workload
     lengths: NDArray[np.int64]
+    card: Card | None
 
 
 def _scopes(standing: Standing) -> list[str]:
@@ -158,6 +165,8 @@ def _figures(standing: Standing, scope: str, comparison: _Comparison) -> dict[st
     computed = facts.get("tokens_computed")
     tokens, documents = int(comparison.lengths.sum()), len(comparison.lengths)
     shares = [share for item in passes if (share := _share(item, standing, comparison)) is not None]
+    card = comparison.card
+    at_peak = card.floor_s(sum(comparison.flops.values()), standing.entrant.precision) if card else None
     values = {
         "name": standing.entrant.name,
         "kind": standing.entrant.kind,
@@ -172,6 +181,7 @@ def _figures(standing: Standing, scope: str, comparison: _Comparison) -> dict[st
         "documents_per_s": spread([documents / value for value in seconds]),
         "tokens_per_s": spread([tokens / value for value in seconds]),
         "share_of_limit": spread(shares),
+        "share_of_peak": spread([at_peak / value for value in seconds]) if at_peak else None,
         "padding": round(1 - tokens / computed, 4) if computed else None,
         "resident_bytes": max((item.facts.get("resident_bytes", 0) for item in passes), default=None),
         "facts": {name: value for name, value in facts.items() if name not in {"tokens_computed", "resident_bytes"}},

@@ -13,7 +13,7 @@ _LINEAR_NAMES = {"qkv": "dim x 3 dim", "out": "dim x dim", "ffn_in": "dim x hidd
 
 
 def bench_tables(report: Mapping[str, Any]) -> Iterable[RenderableType]:
-    """The machine, its limit, everybody measured, everybody who was not, ratios and stages."""
+    """The machine, its limit, everybody measured, everybody who was not, ratios, stages and targets."""
     yield facts("measured on", _setting(report))
     yield ""
     yield from _limit(report["limit"])
@@ -23,6 +23,7 @@ def bench_tables(report: Mapping[str, Any]) -> Iterable[RenderableType]:
     yield ""
     yield from _ratios(report)
     yield from _stages(report)
+    yield from _targets(report)
 
 
 def command_tables(report: Mapping[str, Any]) -> Iterable[RenderableType]:
@@ -100,21 +101,24 @@ def _limit(limit: Mapping[str, Any]) -> Iterable[RenderableType]:
 
 
 def _contestants(report: Mapping[str, Any]) -> RenderableType:
+    measured = [item for item in _everybody(report) if item["documents_per_s"]]
+    shares = {"of limit": "share_of_limit", "of peak": "share_of_peak"}
+    if not any(item["share_of_peak"] for item in measured):  # on CPUs, and on cards that are not known
+        del shares["of peak"]
     table = new_table(
-        "contestant", "scope", "docs/s", "min", "max", "of limit", "padding", "error", "same label", "memory"
+        "contestant", "scope", "docs/s", "min", "max", *shares, "padding", "error", "same label", "memory"
     )
-    for item in _everybody(report):
-        if rate := item["documents_per_s"]:
-            table.add_row(
-                cell(item["name"]),
-                item["scope"],
-                *(f"{rate[name]:,.1f}" for name in ("median", "min", "max")),
-                _percent(item["share_of_limit"] and item["share_of_limit"]["median"]),
-                _percent(item["padding"]),
-                "" if item["max_error"] is None else f"{item['max_error']:.1e}",
-                _percent(item["agreement"]),
-                size(item["resident_bytes"]),
-            )
+    for item in measured:
+        table.add_row(
+            cell(item["name"]),
+            item["scope"],
+            *(f"{item['documents_per_s'][name]:,.1f}" for name in ("median", "min", "max")),
+            *(_percent(item[key] and item[key]["median"]) for key in shares.values()),
+            _percent(item["padding"]),
+            "" if item["max_error"] is None else f"{item['max_error']:.1e}",
+            _percent(item["agreement"]),
+            size(item["resident_bytes"]),
+        )
     return table
 
 
@@ -150,6 +154,19 @@ def _ratios(report: Mapping[str, Any]) -> Iterable[RenderableType]:
         yield f"{row['name']}: {row['processes']} processes of one thread / one process: {_times(row)}"
 
 
+def _targets(report: Mapping[str, Any]) -> Iterable[RenderableType]:
+    """Those that something was measured of."""
+    rows = [row for row in report["targets"] if row["found"]]
+    if rows:
+        table = new_table("target", "", "found", "min", "max", "")
+        for row in rows:
+            bound = f"{'at most' if row['at_most'] else 'at least'} {row['target']:,g}"
+            found = (_figure(row["found"][name]) for name in ("median", "min", "max"))
+            table.add_row(cell(row["what"]), bound, *found, row["verdict"])
+        yield ""
+        yield table
+
+
 def _stages(report: Mapping[str, Any]) -> Iterable[RenderableType]:
     if not report["stages"]:
         return
@@ -165,6 +182,10 @@ def _stages(report: Mapping[str, Any]) -> Iterable[RenderableType]:
 def _times(row: Mapping[str, Any]) -> str:
     ratio = row["ratio"]
     return f"{ratio['median']:.2f}x ({ratio['min']:.2f} to {ratio['max']:.2f})" + ", not shown" * (not row["shown"])
+
+
+def _figure(value: float) -> str:
+    return f"{value:,.0f}" if value >= 1000 else f"{value:.3g}"
 
 
 def _percent(share: float | None) -> str:

@@ -29,6 +29,7 @@ FIGURES = {
     "rounds_s",
     "scope",
     "share_of_limit",
+    "share_of_peak",
     "status",
     "tokens_per_s",
 }
@@ -76,7 +77,8 @@ def test_a_job_is_measured_against_its_forward_and_the_limit_and_the_report_is_c
     assert stages["forward_s"].keys() == {"linear", "attention", "rest"}
     assert sum(stages["forward_s"].values()) == pytest.approx(stages["stages_s"]["forward"])
     assert all(seconds > 0 for seconds in stages["forward_s"].values())
-    assert (report["ratios"], report["layout"]) == ([], [])
+    assert [report[name] for name in ("ratios", "layout", "models", "targets")] == [[]] * 4  # none for a tiny model
+    assert [item["share_of_peak"] for item in (model, job)] == [None, None]
 
     drawing = ElementTree.fromstring((place.folder / "report.svg").read_text())
     bars = [bar for bar in drawing.iter("{http://www.w3.org/2000/svg}rect") if bar.get("width") != "100%"]
