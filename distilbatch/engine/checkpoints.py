@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from distilbatch.engine.spec import HeadSpec
 from distilbatch.errors import CheckpointError
+from distilbatch.model.architectures import known_models
 from distilbatch.model.configuration import CONFIG_FILE, DistilBertConfig
 from distilbatch.tasks.catalog import ENCODER, TASK_HEADS, tasks_of
 
@@ -23,7 +24,7 @@ def check_head(head: HeadSpec) -> None:
             found="no such folder",
             remedy="give the folder, or make one with distilbatch convert or distilbatch demo; a hub id is org/name",
         )
-    refuse_other_head(head, DistilBertConfig.from_file(head.model / CONFIG_FILE).models)
+    refuse_other_head(head, known_models(DistilBertConfig.from_file(head.model / CONFIG_FILE).architectures))
 
 
 def refuse_other_head(head: HeadSpec, architectures: Sequence[str]) -> None:

@@ -62,6 +62,10 @@ def eager_attention(
     return _concat(parts, like=q), weights[0] if len(weights) == 1 else None
 
 
+ATTENTION: dict[str, Attention] = {"eager": eager_attention, "sdpa": sdpa_attention, "packed": sdpa_attention}
+"""How ``(B, S)`` inputs run: ``eager`` and ``sdpa`` keep all B * S tokens, ``packed`` drops the masked ones first."""
+
+
 def runs_of_heads(
     q: Tensor, k: Tensor, v: Tensor, *, layout: Layout, n_heads: int
 ) -> Iterator[tuple[Tensor, Tensor, Tensor, Tensor | None]]:

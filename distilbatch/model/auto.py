@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 
 from distilbatch.errors import CheckpointError
+from distilbatch.model.architectures import known_models
 from distilbatch.model.checkpoint import check_folder, read_entries
 from distilbatch.model.configuration import CONFIG_FILE, DistilBertConfig
 from distilbatch.model.modeling import (
@@ -40,7 +41,7 @@ def architectures_of(folder: Path) -> tuple[str, ...]:
     Raises:
         CheckpointError: A file is missing, damaged or of another model.
     """
-    named = DistilBertConfig.from_file(folder / CONFIG_FILE).models
+    named = known_models(DistilBertConfig.from_file(folder / CONFIG_FILE).architectures)
     if named:
         return named
     shapes = {name: entry.shape for name, entry in read_entries(folder).items()}
@@ -75,14 +76,15 @@ def load(
     source = locate(name, revision=revision, allow_pickle=allow_pickle, local_files_only=local_files_only)
     check_folder(source.folder)
     config = DistilBertConfig.from_file(source.folder / CONFIG_FILE)
-    if not config.models:
+    named = known_models(config.architectures)
+    if not named:
         raise CheckpointError(
             f"{source.folder / CONFIG_FILE}: architectures",
             expected=f"one of {', '.join(ARCHITECTURES)}",
             found=", ".join(config.architectures) or "nothing",
             remedy="load it through the class of the head it has",
         )
-    model = ARCHITECTURES[config.models[0]].from_pretrained(
+    model = ARCHITECTURES[named[0]].from_pretrained(
         source.folder, dtype=dtype, device=device, attn_implementation=attn_implementation, allow_pickle=allow_pickle
     )
     if model.origin is not None:

@@ -17,15 +17,6 @@ from distilbatch.model.files import read_json
 CONFIG_FILE = "config.json"
 MODEL_TYPE = "distilbert"
 
-ARCHITECTURE_NAMES = (
-    "DistilBertModel",
-    "DistilBertForSequenceClassification",
-    "DistilBertForTokenClassification",
-    "DistilBertForQuestionAnswering",
-    "DistilBertForMaskedLM",
-    "DistilBertForMultipleChoice",
-)
-
 # fmt: off
 ACTIVATIONS = (
     "gelu", "gelu_10", "gelu_accurate", "gelu_fast", "gelu_new", "gelu_python", "gelu_python_tanh",
@@ -154,15 +145,6 @@ class DistilBertConfig:
     def labels(self) -> tuple[str, ...]:
         """The C labels in order of their ids."""
         return tuple(self.id2label[i] for i in range(self.num_labels))
-
-    @property
-    def models(self) -> tuple[str, ...]:
-        """Those of ``architectures`` that there are, also under their names in TensorFlow and Flax.
-
-        Other names say nothing: whoever trains a class of their own saves its name, with the same tensors.
-        """
-        bare = [str(name).removeprefix("TF").removeprefix("Flax") for name in self.architectures]
-        return tuple(name for name in bare if name in ARCHITECTURE_NAMES)
 
     def with_labels(self, labels: tuple[str, ...]) -> DistilBertConfig:
         """Return a copy whose C classes are named ``labels``."""

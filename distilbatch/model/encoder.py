@@ -12,19 +12,13 @@ from typing_extensions import Self, override
 
 from distilbatch.errors import ConfigError
 from distilbatch.model import checkpoint, loading, source
-from distilbatch.model.attention import Attention, eager_attention, sdpa_attention
+from distilbatch.model.attention import ATTENTION
 from distilbatch.model.configuration import DistilBertConfig
 from distilbatch.model.layers import Embeddings, SelfAttention, Trace, Transformer, draw_weights
 from distilbatch.model.outputs import EncoderOutput, ModelOutput
 from distilbatch.model.packed import Layout, PackedTokens, Rows
-from distilbatch.model.padded import Encoded, PaddedInputs, lay_out
+from distilbatch.model.padded import Encoded, PaddedInputs, check_length, lay_out
 from distilbatch.model.resize import resize_embedding
-
-DECODER = "vocab_projector.weight"
-"""The masked-LM decoder, which may be the word embedding."""
-
-ATTENTION: dict[str, Attention] = {"eager": eager_attention, "sdpa": sdpa_attention, "packed": sdpa_attention}
-"""How ``(B, S)`` inputs run: ``eager`` and ``sdpa`` keep all B * S tokens, ``packed`` drops the masked ones first."""
 
 Output = TypeVar("Output", bound=ModelOutput)
 
@@ -103,7 +97,7 @@ class PreTrainedModel(nn.Module):
         """Write ``config.json`` and ``model.safetensors``, which the reference reads back."""
         config = replace(self.saved_config(), architectures=(type(self).__name__,))
         # One tensor under two names, which a file cannot hold.
-        shared = {DECODER} if config.tie_word_embeddings else set()
+        shared = {"vocab_projector.weight"} if config.tie_word_embeddings else set()
         checkpoint.save(Path(folder), config, {k: v for k, v in self.state_dict().items() if k not in shared})
 
     def saved_config(self) -> DistilBertConfig:
@@ -212,7 +206,7 @@ class DistilBertModel(PreTrainedModel):
         Raises:
             ConfigError: A document is longer than ``max_position_embeddings``.
         """
-        self._check_length(packed.max_length)
+        check_length(packed.max_length, limit=self.config.max_position_embeddings)
         return self.encode(packed.input_ids, packed.position_ids, packed.layout, rows=rows)
 
     @override
@@ -285,7 +279,7 @@ class DistilBertModel(PreTrainedModel):
                 remedy="load the model with attn_implementation='eager'",
             )
         if inputs.position_ids is None:
-            self._check_length(inputs.shape[1])
+            check_length(inputs.shape[1], limit=self.config.max_position_embeddings)
         if first_only:
             needed = torch.zeros(inputs.shape, dtype=torch.bool, device=inputs.words.device)
             needed[:, 0] = True
@@ -299,13 +293,3 @@ class DistilBertModel(PreTrainedModel):
         hidden = tuple(map(grid.restore, trace.hidden_states)) if trace is not None and want_hidden else None
         weights = tuple(trace.attentions) if trace is not None and want_weights else None
         return Encoded(states, grid, hidden, weights)
-
-    def _check_length(self, length: int) -> None:
-        limit = self.config.max_position_embeddings
-        if length > limit:
-            raise ConfigError(
-                "a document is too long",
-                expected=f"at most {limit} tokens (max_position_embeddings)",
-                found=f"{length} tokens",
-                remedy="truncate it or cut it into windows",
-            )

@@ -72,6 +72,21 @@ class PaddedInputs:
         return None if bool(mask.all()) else mask
 
 
+def check_length(length: int, *, limit: int) -> None:
+    """Refuse documents that have more tokens than there are positions.
+
+    Raises:
+        ConfigError: ``length`` is above ``limit``.
+    """
+    if length > limit:
+        raise ConfigError(
+            "a document is too long",
+            expected=f"at most {limit} tokens (max_position_embeddings)",
+            found=f"{length} tokens",
+            remedy="truncate it or cut it into windows",
+        )
+
+
 def _check(name: str, value: Tensor | None, shapes: set[tuple[int, int]]) -> None:
     if value is not None and tuple(value.shape) not in shapes:
         expected = " or ".join(map(str, sorted(shapes, reverse=True)))
