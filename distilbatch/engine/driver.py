@@ -17,7 +17,7 @@ from distilbatch.commit.claims import ClaimChain
 from distilbatch.commit.ledger import RunLedger
 from distilbatch.commit.ownership import Ownership
 from distilbatch.commit.records import PlanRecord
-from distilbatch.commit.store import LocalStore, Store
+from distilbatch.commit.store import LocalStore, Store, refuse_two_file_systems
 from distilbatch.config import Config, load_config, resolve_date, today_in
 from distilbatch.engine import planning
 from distilbatch.engine.changes import changed_files, refuse_changed_files, refuse_changes
@@ -187,6 +187,7 @@ class Driver:
             report = summarize(ledger, plan, state=COMMITTED, seconds=seconds, rows_this_attempt=rows)
             self._derive(job, plan, ledger, report)  # K14
             ledger.clean()
+        refuse_two_file_systems(job.sink)
             return report
         finally:
             owner.release()

@@ -8,6 +8,7 @@ Reading, tokenizing and predicting each run in a thread of their own; decoding a
 from __future__ import annotations
 
 import os
+import socket
 import threading
 import time
 from collections.abc import Generator, Iterator
@@ -29,7 +30,7 @@ from distilbatch.engine.memory import release_free_memory, steady_memory
 from distilbatch.engine.spec import ShardTask, WorkerSpec
 from distilbatch.engine.stages import Background, StageClock
 from distilbatch.engine.tally import Tally
-from distilbatch.errors import ConfigError
+from distilbatch.errors import ConfigError, SetupError
 from distilbatch.pipeline import load_pipeline
 from distilbatch.records import Fragment, HeadOutput, ShardResult, SourceBatch
 from distilbatch.sink.parquet import ParquetStager
@@ -55,12 +56,13 @@ class Worker:
 
     Raises:
         CheckpointError: A checkpoint cannot be used.
-        SetupError: The device cannot be used.
+        SetupError: The device cannot be used, or the run's plan is not to be seen from here.
         ConfigError: The pipeline file is wrong.
     """
 
     def __init__(self, spec: WorkerSpec, *, heads: Heads | None = None) -> None:
         self._spec = spec
+        _check_shared(spec)
         steady_memory()
         self._heads = heads or Heads(spec.heads, device=spec.device, max_doc_bytes=spec.max_doc_bytes)
         pipeline = load_pipeline(spec.pipeline) if spec.pipeline else None
@@ -249,6 +251,17 @@ class Worker:
                 found="no such column" if found is None else str(found),
             )
         return valid_utf8(batch.column(index))
+
+
+def _check_shared(spec: WorkerSpec) -> None:
+    """What is staged on a disk of this node alone could never be published."""
+    if not spec.layout.plan.is_file():
+        raise SetupError(
+            f"sink.path is not shared with node {socket.gethostname()}",
+            expected=f"the plan of the run, {spec.layout.plan}",
+            found="no such file there",
+            remedy="write to a folder that all nodes share under one path",
+        )
 
 
 def _replace(batch: pa.RecordBatch, name: str, rows: pa.BooleanArray, values: pa.Array | None) -> pa.RecordBatch:

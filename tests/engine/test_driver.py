@@ -608,3 +608,27 @@ def test_a_half_published_run_is_rolled_forward_by_any_window(workspace):
     report = workspace.driver(workspace.job(NIGHTS[1]), make_executor=never).run()
     assert [item.num_rows for item in report.earlier] == [12]
     assert workspace.places() == workspace.source_places()
+
+
+class ForeignDisk(LocalStore):
+    """Finds nothing in the staging folder: it is on a disk that the workers do not share."""
+
+    def size(self, path):
+        return None if path.parent.name == "staging" else super().size(path)
+
+
+def test_a_shard_whose_file_cannot_be_seen_is_not_elected(workspace):
+    with pytest.raises(SetupError, match=r"a worker's output is not what it said; .*found no such file; .*nodes share"):
+        workspace.driver(workspace.job(), store=ForeignDisk()).run()
+    assert files_below(workspace.layout().shards) == []
+    assert workspace.run().num_rows == 12
+
+
+def test_data_on_another_file_system_is_refused_before_anything_is_written(workspace):
+    workspace.sink.mkdir()
+    (workspace.sink / "data").symlink_to("/proc")  # always a file system of its own
+    with pytest.raises(SetupError, match=r"are on two file systems; expected one: files are published by hard links"):
+        workspace.run()
+    assert [path.name for path in workspace.sink.iterdir()] == ["data"]
+    (workspace.sink / "data").unlink()
+    assert workspace.run().num_rows == 12
