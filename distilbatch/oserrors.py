@@ -9,9 +9,12 @@ from pathlib import Path
 
 from distilbatch.errors import ResourceError, SetupError, StopError
 
+LINK = "link"
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 EXHAUSTED = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM})
 _FORBIDDEN = frozenset({errno.EACCES, errno.EPERM, errno.EROFS})
+# What link(2) says of file systems without hard links, of ones that are two, and of files of somebody else.
+_UNLINKABLE = frozenset({errno.EPERM, errno.EXDEV, errno.ENOTSUP, errno.ENOSYS})
 _MISSING = frozenset({errno.ENOENT, errno.ENOTDIR})
 
 
@@ -20,7 +23,7 @@ def storage_error(error: OSError, *, doing: str, path: Path) -> StopError:
 
     Args:
         error: What the system said.
-        doing: What was being done, such as ``write`` or ``fsync``.
+        doing: What was being done, such as ``write``, ``fsync`` or :data:`LINK`.
         path: The file or folder it was done to.
 
     Returns:
@@ -33,6 +36,10 @@ def storage_error(error: OSError, *, doing: str, path: Path) -> StopError:
     if error.errno in EXHAUSTED:
         remedy = "raise the limit (ulimit -n, memory) or use fewer workers, then run the same command again"
         return ResourceError(what, found=found, remedy=remedy)
+    if doing == LINK and error.errno in _UNLINKABLE:
+        expected = "a file system with hard links, that data/ and _distilbatch/ share"
+        remedy = "choose a sink.path on one, or move data/ there, then run the same command again"
+        return SetupError(what, expected=expected, found=found, remedy=remedy)
     if error.errno in _FORBIDDEN:
         remedy = f"make {path.parent} writable for this user, or choose another output folder"
         return SetupError(what, expected="a folder that can be written", found=found, remedy=remedy)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from distilbatch.errors import ResourceError, SetupError
-from distilbatch.oserrors import storing
+from distilbatch.oserrors import LINK, storage_error, storing
 
 
 @pytest.mark.parametrize(
@@ -33,6 +33,14 @@ def test_each_errno_has_its_reaction(number, kind, exit_code, text):
     assert type(caught.value) is kind
     assert caught.value.exit_code == exit_code
     assert text in str(caught.value)
+
+
+@pytest.mark.parametrize("number", [errno.EPERM, errno.EXDEV, errno.ENOTSUP])
+def test_what_cannot_be_linked_needs_hard_links(number):
+    error = storage_error(OSError(number, os.strerror(number)), doing=LINK, path=Path("/out/x"))
+    assert isinstance(error, SetupError)
+    assert "cannot link /out/x; expected a file system with hard links, that data/ and" in str(error)
+    assert "writable" not in str(error)
 
 
 def test_other_errors_pass_unchanged():

@@ -20,7 +20,7 @@ from distilbatch.commit.records import (
     parse,
 )
 from distilbatch.commit.store import Store
-from distilbatch.errors import ConflictError, DataError
+from distilbatch.errors import ConflictError, DataError, SetupError
 from distilbatch.fingerprint import sha256_bytes
 from distilbatch.layout import RunLayout, published_name
 from distilbatch.records import ShardResult, StagedFile
@@ -102,7 +102,12 @@ class RunLedger:
 
         Returns:
             The winning record.
+
+        Raises:
+            SetupError: What the attempt staged cannot be seen from here, so nothing was elected.
         """
+        if (won := self.shard(result.index)) is None:
+            self._check_staged(result)
         shard = plan.shards[result.index]
         record = ShardRecord(
             index=result.index,
@@ -116,11 +121,22 @@ class RunLedger:
             metrics=result.metrics,
             label_counts=result.label_counts,
         )
-        won = self._create(ShardRecord, self.layout.shard(result.index), record)
+        won = won or self._create(ShardRecord, self.layout.shard(result.index), record)
         if won.attempt_id != result.attempt_id:
             for file in result.files:
                 self.store.remove(self.layout.staging / file.name)
         return won
+
+    def _check_staged(self, result: ShardResult) -> None:
+        for file in result.files:
+            size = self.store.size(self.layout.staging / file.name)
+            if size != file.size_bytes and self.shard(result.index) is None:  # else others were faster, and cleaned up
+                raise SetupError(
+                    f"{self.layout.staging / file.name}: a worker's output is not what it said",
+                    expected=f"{file.size_bytes} bytes",
+                    found="no such file" if size is None else f"{size} bytes",
+                    remedy="write to a folder that all nodes share, then run the same command again",
+                )
 
     def record_crashing_rows(self, plan: PlanRecord, index: int, rows: Sequence[int], *, message: str) -> None:
         """Note rows of a shard that kill their worker. A crash before this only means they are found once more."""

@@ -13,8 +13,9 @@ from uuid import uuid4
 
 from typing_extensions import override
 
-from distilbatch.errors import ConflictError
-from distilbatch.oserrors import storing
+from distilbatch.errors import ConflictError, SetupError
+from distilbatch.layout import SinkLayout
+from distilbatch.oserrors import LINK, storage_error, storing
 
 
 class Store(Protocol):
@@ -119,6 +120,33 @@ class LocalStore(Store):
             path.unlink(missing_ok=True)
 
 
+def refuse_two_file_systems(sink: SinkLayout) -> None:
+    """Refuse a sink whose staged files could not be linked to where they are to be published.
+
+    Args:
+        sink: Its paths; folders that are missing come into being where their parents are.
+
+    Raises:
+        SetupError: Published files and records are on two file systems.
+    """
+    data, control = (_existing(folder) for folder in (sink.data, sink.control))
+    with storing("look at", sink.root):
+        if data.stat().st_dev == control.stat().st_dev:
+            return
+    raise SetupError(
+        f"{sink.data} and {sink.control} are on two file systems",
+        expected="one: files are published by hard links",
+        found=f"{data.resolve()} and {control.resolve()}",
+        remedy="let sink.path itself be a link to the other file system, not data/ in it",
+    )
+
+
+def _existing(folder: Path) -> Path:
+    while not folder.exists() and folder != folder.parent:
+        folder = folder.parent
+    return folder
+
+
 def make_folder(folder: Path) -> None:
     """Create a folder and its parents, each made durable in its own parent."""
     missing: list[Path] = []
@@ -155,7 +183,7 @@ def _link(source: Path, final: Path) -> bool:
         # somebody else has linked and removed it: the final name decides.
         created = _same_file(source, final)
         if not created and error.errno != errno.EEXIST and not final.exists():
-            raise
+            raise storage_error(error, doing=LINK, path=final) from error
     # Also when it existed before: the caller is about to rely on it.
     fsync_folder(final.parent)
     return created

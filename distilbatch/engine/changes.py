@@ -8,7 +8,7 @@ from typing import Any
 
 from distilbatch.commit.records import PlanRecord
 from distilbatch.engine.job import Job
-from distilbatch.errors import ConflictError
+from distilbatch.errors import ConflictError, DataError
 from distilbatch.fingerprint import sha256_footer
 from distilbatch.records import Fragment
 from distilbatch.source.listing import Listing
@@ -57,7 +57,16 @@ def refuse_changed_files(plan: PlanRecord, listing: Listing, fragments: set[int]
 
     Raises:
         ConflictError: A planned file is gone or has changed; the message names all of them.
+        DataError: Whether it has cannot be told, for it cannot be read just now.
     """
+    needed = {plan.fragments[index].path for index in fragments}
+    unreadable = [bad for bad in listing.bad_files if any(_concerns(bad.path, path) for path in needed)]
+    if unreadable:
+        raise DataError(
+            f"{plan.run_key}: planned files cannot be read",
+            found=", ".join(f"{bad.path} ({bad.reason})" for bad in unreadable[:10]),
+            remedy="mend or restore them, and run the same command again",
+        )
     if changed := changed_files(plan, listing, fragments):
         raise ConflictError(
             f"{plan.run_key}: the source is not what was planned",
@@ -65,6 +74,11 @@ def refuse_changed_files(plan: PlanRecord, listing: Listing, fragments: set[int]
             found=", ".join(changed[:10]) + (f" and {len(changed) - 10} more" if len(changed) > 10 else ""),
             remedy="restore them, or start a new run with another job.name or sink.path",
         )
+
+
+def _concerns(bad: str, path: str) -> bool:
+    """Whether a bad file is this one, or a folder above it that could not be listed."""
+    return bad in {".", path} or (bad.endswith("/") and path.startswith(bad))
 
 
 def differences(plan: PlanRecord, job: Job) -> list[str]:

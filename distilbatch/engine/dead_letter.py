@@ -6,6 +6,7 @@ Null and empty rows are not in it: there is nothing to retry.
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -25,6 +26,8 @@ from distilbatch.records import Fragment, RowStatus
 from distilbatch.sink.parquet import ParquetStager
 from distilbatch.sink.utf8 import valid_utf8
 from distilbatch.source.reader import DEFAULT_BATCH_ROWS, ERROR_ROWS, read_shard
+
+_log = logging.getLogger("distilbatch")
 
 
 def write_dead_letter(job: Job, plan: PlanRecord, ledger: RunLedger, source_schema: pa.Schema) -> None:
@@ -72,7 +75,13 @@ def _runs(rows: list[int]) -> Iterator[tuple[int, int]]:
 def _errors_of(ledger: RunLedger, record: ShardRecord) -> Iterator[tuple[int, str | None]]:
     for part, file in enumerate(record.files):
         name = published_name(record.index, record.shard_id, part, len(record.files))
-        rows = pq.ParquetFile(ledger.layout.published(file.partition, name)).read(columns=[schema.ROW])
+        path = ledger.layout.published(file.partition, name)
+        try:
+            rows = pq.ParquetFile(path).read(columns=[schema.ROW])
+        except OSError as error:
+            # Readers may have taken it away already; the run is committed all the same.
+            _log.warning("%s: its error rows are not in the dead letter: %s", path, error)
+            continue
         column = rows.column(schema.ROW).combine_chunks()
         broken = column.filter(pc.equal(column.field(schema.STATUS), RowStatus.ERROR.value))
         for item in broken.to_pylist():

@@ -17,10 +17,10 @@ from distilbatch.commit.claims import ClaimChain
 from distilbatch.commit.ledger import RunLedger
 from distilbatch.commit.ownership import Ownership
 from distilbatch.commit.records import PlanRecord
-from distilbatch.commit.store import LocalStore, Store
+from distilbatch.commit.store import LocalStore, Store, refuse_two_file_systems
 from distilbatch.config import Config, load_config, resolve_date, today_in
 from distilbatch.engine import planning
-from distilbatch.engine.changes import changed_files, refuse_changed_files, refuse_changes
+from distilbatch.engine.changes import changed_files, refuse_changed_files
 from distilbatch.engine.dead_letter import write_dead_letter
 from distilbatch.engine.executor import Executor
 from distilbatch.engine.executors import executor_for
@@ -29,7 +29,7 @@ from distilbatch.engine.job import Job, resolve_job, worker_spec
 from distilbatch.engine.settle import settle_precision
 from distilbatch.engine.spec import PoolEvent, ShardFailure, ShardTask, WorkerSpec
 from distilbatch.engine.summary import RunReport, summarize, to_metrics
-from distilbatch.errors import BusyError, InterruptedRunError
+from distilbatch.errors import BusyError, ConflictError, DataError, InterruptedRunError, StopError
 from distilbatch.layout import RunLayout
 from distilbatch.records import ShardResult
 from distilbatch.source.listing import Listing
@@ -129,12 +129,26 @@ class Driver:
         self._make_owner = make_owner
 
     def run(self) -> RunReport:
-        """Finish what earlier windows left unfinished, then this one; see :func:`run`."""
-        if self._is_done(self._job):
-            return self._already_committed(self._job)
-        earlier = tuple(self._finish(job) for job in self._unfinished_windows())
-        report = self._run_window(self._job)
-        return replace(report, earlier=tuple(item for item in earlier if item is not None))
+        """Finish what earlier windows left unfinished, then this one; see :func:`run`.
+
+        Raises:
+            ConflictError, DataError: An earlier window cannot be finished. This one was run all the same: its rows
+                are others, for no two windows ever claim the same.
+        """
+        earlier: list[RunReport] = []
+        blocked: list[tuple[str, StopError]] = []
+        for job in self._unfinished_windows():
+            try:
+                report = self._finish(job)
+            except (ConflictError, DataError) as error:
+                _log.warning("%s cannot be finished: %s", job.run_key, error)
+                blocked.append((job.run_key, error))
+            else:
+                earlier += [] if report is None else [report]
+        report = self._already_committed(self._job) if self._is_done(self._job) else self._run_window(self._job)
+        if blocked:
+            raise _blocked(blocked, report)
+        return replace(report, earlier=tuple(earlier))
 
     def _is_done(self, job: Job) -> bool:
         return RunLedger(self._store, job.layout).done() is not None
@@ -157,7 +171,6 @@ class Driver:
                 break
             job = planning.earlier_job(self._job, plan)
             if not self._is_done(job):
-                refuse_changes(plan, job)
                 jobs.append(job)
         return jobs
 
@@ -173,6 +186,7 @@ class Driver:
     def _run_window(self, job: Job) -> RunReport:
         start = time.perf_counter()
         self._listing = None
+        refuse_two_file_systems(job.sink)
         plan = planning.obtain_plan(job, self._store, list_files=self._list_source)  # K2
         ledger = RunLedger(self._store, job.layout)
         owner = self._make_owner(self._store, job.layout)
@@ -248,6 +262,18 @@ class Driver:
             raise BusyError(
                 f"{job.run_key}: another run took over", remedy="let it finish; what was committed here counts"
             )
+
+
+def _blocked(blocked: Sequence[tuple[str, StopError]], report: RunReport) -> StopError:
+    """The error that ends a run whose own window is committed, while earlier ones wait for a person."""
+    (run_key, first), *others = blocked
+    more = "".join(f"; {other} is blocked too: {error}" for other, error in others)
+    return type(first)(
+        f"{report.run_key} is {report.state}, but the earlier {run_key} cannot be finished: {first.what}",
+        expected=first.expected,
+        found=first.found + more,
+        remedy=first.remedy,
+    )
 
 
 class _WindowStop(threading.Event):

@@ -8,6 +8,7 @@ Reading, tokenizing and predicting each run in a thread of their own; decoding a
 from __future__ import annotations
 
 import os
+import socket
 import threading
 import time
 from collections.abc import Callable, Generator, Iterator
@@ -29,7 +30,7 @@ from distilbatch.engine.memory import release_free_memory, steady_memory
 from distilbatch.engine.spec import ShardTask, WorkerSpec
 from distilbatch.engine.stages import Background, StageClock
 from distilbatch.engine.tally import Tally
-from distilbatch.errors import ConfigError, ResourceError
+from distilbatch.errors import ConfigError, ResourceError, SetupError
 from distilbatch.inference.faults import is_lost_device, lost_device
 from distilbatch.inference.predictor import BatchObserver
 from distilbatch.oserrors import storing
@@ -42,6 +43,7 @@ from distilbatch.source.reader import read_shard
 from distilbatch.source.schemas import plain_array
 
 CRASH_MESSAGE = "WORKER_CRASH: computing this row killed its worker process"
+_SEEN_WITHIN_S = 3.0  # a network file system may still remember that there was no plan
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +64,7 @@ class Worker:
 
     Raises:
         CheckpointError: A checkpoint cannot be used.
-        SetupError: The device cannot be used.
+        SetupError: The device cannot be used, or the run's plan is not to be seen from here.
         ResourceError: The device has no memory for the models, or fails.
         ConfigError: The pipeline file is wrong.
     """
@@ -76,6 +78,7 @@ class Worker:
     ) -> None:
         self._spec = spec
         self._end_process = end_process
+        _check_shared(spec)
         steady_memory()
         self._heads = heads or Heads(spec.heads, device=spec.device, max_doc_bytes=spec.max_doc_bytes)
         pipeline = load_pipeline(spec.pipeline) if spec.pipeline else None
@@ -292,6 +295,20 @@ class Worker:
                 found="no such column" if column is None else str(column.type),
             )
         return valid_utf8(column)
+
+
+def _check_shared(spec: WorkerSpec) -> None:
+    """What is staged on a disk of this node alone could never be published."""
+    give_up_at = time.monotonic() + _SEEN_WITHIN_S
+    while not spec.layout.plan.is_file():
+        if time.monotonic() >= give_up_at:
+            raise SetupError(
+                f"sink.path is not shared with node {socket.gethostname()}",
+                expected=f"the plan of the run, {spec.layout.plan}",
+                found="no such file there",
+                remedy="write to a folder that all nodes share under one path",
+            )
+        time.sleep(0.1)
 
 
 def _replace(batch: pa.RecordBatch, name: str, rows: pa.BooleanArray, values: pa.Array | None) -> pa.RecordBatch:

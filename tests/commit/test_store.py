@@ -162,7 +162,7 @@ def test_a_link_whose_reply_was_lost_was_made(tmp_path, monkeypatch, code):
 
 def test_a_link_that_failed_was_not_made(tmp_path, monkeypatch):
     fail(monkeypatch, "link", errno.EIO)
-    with pytest.raises(SetupError, match=r"cannot write .*record; found Input/output error; check the disk"):
+    with pytest.raises(SetupError, match=r"cannot link .*record; found Input/output error; check the disk"):
         STORE.put_new(tmp_path / "record", b"x")
     assert content(tmp_path) == {}
 
@@ -230,7 +230,7 @@ def test_a_published_name_is_never_taken_over(tmp_path):
 def test_a_staged_file_that_somebody_else_has_published_and_removed_is_a_loss(tmp_path):
     (tmp_path / "final").write_bytes(b"rows")
     assert STORE.link_new(tmp_path / "staged", tmp_path / "final") is False
-    with pytest.raises(SetupError, match=r"cannot write .*other"):
+    with pytest.raises(SetupError, match=r"cannot link .*other"):
         STORE.link_new(tmp_path / "staged", tmp_path / "other")
 
 

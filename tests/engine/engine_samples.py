@@ -84,7 +84,7 @@ def topic_spec(model: Path, *, name: str = "topic", **changes: Any) -> HeadSpec:
 
 
 def worker_spec(listing: Listing, *, source: Path, sink: Path, model: Path, **changes: Any) -> WorkerSpec:
-    """What a worker needs for one head named ``topic``; ``changes`` replaces fields."""
+    """What a worker needs for one head named ``topic``, of a run that has a plan; ``changes`` replaces fields."""
     values: dict[str, Any] = {
         "source_root": source,
         "source_schema": listing.schema,
@@ -103,7 +103,10 @@ def worker_spec(listing: Listing, *, source: Path, sink: Path, model: Path, **ch
         "row_group_rows": 1000,
         "footer": {"run_key": "job/once"},
     }
-    return WorkerSpec(**{**values, **changes})
+    spec = WorkerSpec(**{**values, **changes})
+    spec.layout.control.mkdir(parents=True, exist_ok=True)
+    spec.layout.plan.touch()
+    return spec
 
 
 def config_of(source: Path, sink: Path, model: Path, **engine: Any) -> dict[str, Any]:

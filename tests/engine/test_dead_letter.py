@@ -96,3 +96,15 @@ def test_without_error_rows_there_is_none(tmp_path, checkpoint):
     source = write_source(tmp_path / "in", ["bada kego", None, ""])
     distilbatch.run(config_of(source, tmp_path / "out", checkpoint))
     assert not (tmp_path / "out" / DEAD_LETTER).exists()
+
+
+def test_a_published_file_that_a_reader_has_taken_away_is_done_without(tmp_path, checkpoint, overflows, caplog):
+    source = write_source(tmp_path / "in", ["bada kego", "bada", "kego", "limo limo"], files=2)
+    config = config_of(source, tmp_path / "out", checkpoint)
+    distilbatch.run(config)
+    (tmp_path / "out" / DEAD_LETTER).unlink()
+    (tmp_path / "out" / DEAD_LETTER).with_name("metrics.json").unlink()  # as after a crash right behind the end
+    next((tmp_path / "out" / "data").glob("part-00000-*")).rename(tmp_path / "taken.parquet")
+    assert distilbatch.run(config).state == "already committed"
+    assert "its error rows are not in the dead letter" in caplog.text
+    assert query("SELECT text FROM read_parquet(?)", tmp_path / "out" / DEAD_LETTER) == [("kego",)]

@@ -22,6 +22,7 @@ from distilbatch.engine.driver import Progress, resolve_run
 from distilbatch.engine.planning import build_plan, list_source
 from distilbatch.engine.spec import PoolEvent, ShardFailure
 from distilbatch.errors import BusyError, ConflictError, DataError, InterruptedRunError, ResourceError, SetupError
+from distilbatch.source.listing import BadFile, Listing
 
 STORE = LocalStore()
 NIGHTS = ("2026-01-01", "2026-01-02", "2026-01-03")
@@ -251,12 +252,59 @@ def test_another_model_is_refused_after_the_end_as_well(workspace):
         workspace.run()
 
 
-def test_a_new_window_with_another_model_waits_for_the_unfinished_one(workspace):
+def test_a_night_that_is_blocked_stops_no_later_one_and_is_named(workspace):
     crash(workspace, NIGHTS[0])
     workspace.write_model("second")
-    with pytest.raises(ConflictError, match=f"nightly/{NIGHTS[0]} was planned with other settings"):
-        workspace.run(NIGHTS[1])
-    assert len(ClaimChain(STORE, workspace.job().sink, "nightly").plans()) == 1
+    workspace.write_file("c.parquet", 3, start=50)
+    for state in ("committed", "already committed"):
+        with pytest.raises(ConflictError) as caught:
+            workspace.run(NIGHTS[1])
+        assert str(caught.value).startswith(
+            f"nightly/{NIGHTS[1]} is {state}, but the earlier nightly/{NIGHTS[0]} cannot be finished: "
+            f"nightly/{NIGHTS[0]} was planned with other settings; expected the model and settings of the plan; found "
+        )
+    assert workspace.places() == {("c.parquet", row): 1 for row in range(3)}
+    workspace.write_model("first")
+    assert workspace.run(NIGHTS[0]).rows_this_attempt == 5
+    assert workspace.places() == workspace.source_places()
+
+
+def test_a_file_that_was_replaced_blocks_its_own_night_only(workspace):
+    crash(workspace, NIGHTS[0], at="stage 1")
+    workspace.write_file("sub/b.parquet", 6, start=700)
+    for night, more in zip(NIGHTS[1:], ("c", "d"), strict=True):
+        workspace.write_file(f"{more}.parquet", 3, start=50)
+        with pytest.raises(ConflictError, match=rf"nightly/{night} is committed, but .*sub/b\.parquet \(changed\)"):
+            workspace.run(night)
+    expected = {path: rows for path, rows in workspace.source_places().items() if path[0] != "a.parquet"}
+    assert workspace.places() == expected
+
+
+def test_several_blocked_nights_are_all_named(workspace):
+    crash(workspace, NIGHTS[0], at="stage 0")
+    (workspace.source / "a.parquet").unlink()
+    workspace.write_file("c.parquet", 3, start=50)
+    with pytest.raises(KilledError):
+        workspace.driver(workspace.job(NIGHTS[1]), make_executor=die_at("stage 0")).run()
+    (workspace.source / "c.parquet").unlink()
+    workspace.write_file("d.parquet", 2, start=60)
+    with pytest.raises(ConflictError, match=f"earlier nightly/{NIGHTS[0]} .*{NIGHTS[1]} is blocked too: .*c.parq"):
+        workspace.run(NIGHTS[2])
+    assert workspace.places() == {("d.parquet", row): 1 for row in range(2)}
+
+
+def test_a_planned_file_that_cannot_be_read_just_now_is_not_said_to_be_gone(workspace):
+    crash(workspace, at="stage 1")
+    overrides = ["source.on_bad_file=quarantine"]
+
+    def listing(job):
+        found = list_source(job)
+        bad = BadFile("a.parquet", "Input/output error")
+        return Listing(tuple(f for f in found.fragments if f.path != "a.parquet"), found.schema, (bad,))
+
+    with pytest.raises(DataError, match=r"nightly/once: planned files cannot be read; found a\.parquet \(Input/output"):
+        workspace.driver(workspace.job(overrides=overrides), list_files=listing).run()
+    assert workspace.run(overrides=overrides).num_rows == 12
 
 
 def test_a_resume_may_use_other_means(workspace):
@@ -608,3 +656,27 @@ def test_a_half_published_run_is_rolled_forward_by_any_window(workspace):
     report = workspace.driver(workspace.job(NIGHTS[1]), make_executor=never).run()
     assert [item.num_rows for item in report.earlier] == [12]
     assert workspace.places() == workspace.source_places()
+
+
+class ForeignDisk(LocalStore):
+    """Finds nothing in the staging folder: it is on a disk that the workers do not share."""
+
+    def size(self, path):
+        return None if path.parent.name == "staging" else super().size(path)
+
+
+def test_a_shard_whose_file_cannot_be_seen_is_not_elected(workspace):
+    with pytest.raises(SetupError, match=r"a worker's output is not what it said; .*found no such file; .*nodes share"):
+        workspace.driver(workspace.job(), store=ForeignDisk()).run()
+    assert files_below(workspace.layout().shards) == []
+    assert workspace.run().num_rows == 12
+
+
+def test_data_on_another_file_system_is_refused_before_anything_is_written(workspace):
+    workspace.sink.mkdir()
+    (workspace.sink / "data").symlink_to("/proc")  # always a file system of its own
+    with pytest.raises(SetupError, match=r"are on two file systems; expected one: files are published by hard links"):
+        workspace.run()
+    assert [path.name for path in workspace.sink.iterdir()] == ["data"]
+    (workspace.sink / "data").unlink()
+    assert workspace.run().num_rows == 12

@@ -26,7 +26,7 @@ from distilbatch.engine import tally
 from distilbatch.engine.attempt import DECODE, PREDICT, PROBE, TOKENIZE, Attempt
 from distilbatch.engine.spec import DeviceSpec, ShardTask
 from distilbatch.engine.worker import CRASH_MESSAGE, Worker
-from distilbatch.errors import ConfigError, ConflictError, DataError, InterruptedRunError, ResourceError
+from distilbatch.errors import ConfigError, ConflictError, DataError, InterruptedRunError, ResourceError, SetupError
 from distilbatch.records import Shard, ShardResult
 from distilbatch.sink.parquet import read_footer
 from distilbatch.source.listing import Listing
@@ -453,3 +453,11 @@ def test_a_probe_that_survives_leaves_no_trace(source, tmp_path, checkpoint):
     work = Work(source, tmp_path / "out", checkpoint)
     work.worker.probe(work.task(), (1, 2), stage=DECODE)
     assert work.staged == []
+
+
+def test_a_worker_that_cannot_see_the_plan_refuses_to_start(source, tmp_path, checkpoint):
+    work = Work(source, tmp_path / "out", checkpoint)
+    work.spec.layout.plan.unlink()
+    with pytest.raises(SetupError, match=r"sink\.path is not shared with node .*; write to a folder that all nodes"):
+        Worker(work.spec)
+    assert not work.spec.layout.staging.exists()
