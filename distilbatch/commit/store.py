@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import errno
 import os
+import socket
+import time
 from pathlib import Path
 from typing import Protocol
 from uuid import uuid4
@@ -16,6 +18,8 @@ from typing_extensions import override
 from distilbatch.errors import ConflictError, SetupError
 from distilbatch.layout import SinkLayout
 from distilbatch.oserrors import LINK, storage_error, storing
+
+_SEEN_WITHIN_S = 3.0  # a network file system may still remember that there was no plan
 
 
 class Store(Protocol):
@@ -139,6 +143,27 @@ def refuse_two_file_systems(sink: SinkLayout) -> None:
         found=f"{data.resolve()} and {control.resolve()}",
         remedy="let sink.path itself be a link to the other file system, not data/ in it",
     )
+
+
+def refuse_unshared(plan: Path) -> None:
+    """Refuse to work where the run's plan is not to be seen: what is staged there could never be published.
+
+    Args:
+        plan: The plan's path, which the driver wrote before it started any worker.
+
+    Raises:
+        SetupError: It is not there.
+    """
+    give_up_at = time.monotonic() + _SEEN_WITHIN_S
+    while not plan.is_file():
+        if time.monotonic() >= give_up_at:
+            raise SetupError(
+                f"sink.path is not shared with node {socket.gethostname()}",
+                expected=f"the plan of the run, {plan}",
+                found="no such file there",
+                remedy="write to a folder that all nodes share under one path",
+            )
+        time.sleep(0.1)
 
 
 def _existing(folder: Path) -> Path:

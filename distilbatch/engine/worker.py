@@ -8,7 +8,6 @@ Reading, tokenizing and predicting each run in a thread of their own; decoding a
 from __future__ import annotations
 
 import os
-import socket
 import threading
 import time
 from collections.abc import Callable, Generator, Iterator
@@ -18,32 +17,30 @@ from dataclasses import dataclass
 import numpy as np
 import psutil
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from distilbatch import schema
+from distilbatch.commit.store import refuse_unshared
 from distilbatch.engine.annotated import TokenizedBuffer, row_array
 from distilbatch.engine.attempt import DECODE, PREDICT, PROBE, TOKENIZE, Attempt
 from distilbatch.engine.buffers import sort_buffers
+from distilbatch.engine.columns import passthrough_column, replace_rows
 from distilbatch.engine.heads import Heads
 from distilbatch.engine.hooks import run_hook
 from distilbatch.engine.memory import release_free_memory, steady_memory
 from distilbatch.engine.spec import ShardTask, WorkerSpec
 from distilbatch.engine.stages import Background, StageClock
 from distilbatch.engine.tally import Tally
-from distilbatch.errors import ConfigError, ResourceError, SetupError
+from distilbatch.errors import ResourceError
 from distilbatch.inference.faults import is_lost_device, lost_device
 from distilbatch.inference.predictor import BatchObserver
 from distilbatch.oserrors import storing
 from distilbatch.pipeline import load_pipeline
 from distilbatch.records import Fragment, HeadOutput, ShardResult, SourceBatch
 from distilbatch.sink.parquet import ParquetStager
-from distilbatch.sink.utf8 import valid_utf8
 from distilbatch.source.open_files import OpenFiles
 from distilbatch.source.reader import read_shard
-from distilbatch.source.schemas import plain_array
 
 CRASH_MESSAGE = "WORKER_CRASH: computing this row killed its worker process"
-_SEEN_WITHIN_S = 3.0  # a network file system may still remember that there was no plan
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +75,7 @@ class Worker:
     ) -> None:
         self._spec = spec
         self._end_process = end_process
-        _check_shared(spec)
+        refuse_unshared(spec.layout.plan)
         steady_memory()
         self._heads = heads or Heads(spec.heads, device=spec.device, max_doc_bytes=spec.max_doc_bytes)
         pipeline = load_pipeline(spec.pipeline) if spec.pipeline else None
@@ -244,7 +241,7 @@ class Worker:
     ) -> pa.RecordBatch:
         """Put nulls, or what was there originally, into some rows of every column that heads read."""
         for name in self._read_columns.intersection(batch.schema.names):
-            batch = _replace(batch, name, rows, None if original is None else original.column(name))
+            batch = replace_rows(batch, name, rows, None if original is None else original.column(name))
         return batch
 
     def _predict(
@@ -270,8 +267,8 @@ class Worker:
         if self._after is not None:
             attempt.leave_trace(DECODE, source_rows)
         annotated = self._heads.decode(item.tokenized, item.outputs)
-        passthrough = [self._passthrough(item.buffer.batch, name) for name in self._spec.passthrough]
         fields = [self._spec.source_schema.field(name) for name in self._spec.passthrough]
+        passthrough = [passthrough_column(item.buffer.batch, field) for field in fields]
         place = row_array(annotated, source_file=attempt.fragment.path, source_rows=source_rows)
         batch = pa.RecordBatch.from_arrays(
             [*passthrough, *annotated.columns, place],
@@ -281,45 +278,6 @@ class Worker:
         computed = sum(output.tokens_computed for output in item.outputs)
         tally.add(annotated, batch, computed=computed, repeated=item.tokenized.repeated)
         return batch
-
-    def _passthrough(self, batch: pa.RecordBatch, name: str) -> pa.Array:
-        wanted = self._spec.source_schema.field(name).type
-        index = batch.schema.get_field_index(name)
-        column = batch.column(index) if index >= 0 else None
-        if column is not None and column.type != wanted:
-            column = plain_array(column)
-        if column is None or column.type != wanted:
-            raise ConfigError(
-                f"pipeline hook 'before', passthrough column {name!r}",
-                expected=str(wanted),
-                found="no such column" if column is None else str(column.type),
-            )
-        return valid_utf8(column)
-
-
-def _check_shared(spec: WorkerSpec) -> None:
-    """What is staged on a disk of this node alone could never be published."""
-    give_up_at = time.monotonic() + _SEEN_WITHIN_S
-    while not spec.layout.plan.is_file():
-        if time.monotonic() >= give_up_at:
-            raise SetupError(
-                f"sink.path is not shared with node {socket.gethostname()}",
-                expected=f"the plan of the run, {spec.layout.plan}",
-                found="no such file there",
-                remedy="write to a folder that all nodes share under one path",
-            )
-        time.sleep(0.1)
-
-
-def _replace(batch: pa.RecordBatch, name: str, rows: pa.BooleanArray, values: pa.Array | None) -> pa.RecordBatch:
-    """Put other values, or nulls, into some rows of a column; values of another type leave it as it is."""
-    if not rows.true_count:
-        return batch
-    column = plain_array(batch.column(name))  # Arrow does not choose between views, which a hook may return
-    if values is not None and values.type != column.type:
-        return batch
-    filled = pc.if_else(rows, pa.scalar(None, column.type) if values is None else values, column)
-    return batch.set_column(batch.schema.get_field_index(name), pa.field(name, filled.type), filled)
 
 
 def _timed(items: Iterator[SourceBatch], clock: StageClock, stage: str) -> Iterator[SourceBatch]:
