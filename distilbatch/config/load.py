@@ -72,9 +72,13 @@ def show_config(
     shown = config.model_dump(mode="json")
     for path, text in document.references.items():
         holder: Any = shown
-        for part in path[:-1]:
+        *sections, last = path
+        for part in sections:
+            if not isinstance(holder[part], (dict, list)):  # {model: text} is shown as the text that stands for it
+                last = part
+                break
             holder = holder[part]
-        holder[path[-1]] = text
+        holder[last] = text
     return to_yaml(shown)
 
 

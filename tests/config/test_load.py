@@ -457,6 +457,16 @@ def test_a_config_is_shown_with_its_defaults_and_loads_again(write):
     assert "row_group_rows: 131072" in text
 
 
+def test_a_reference_in_the_long_form_of_a_model_is_shown(write):
+    name = write(GOOD + "models: {topic: {model: '${env:M:-m}'}}")
+    text = show_config([name], environ={"M": "secret/m"})
+    assert "  topic: ${env:M:-m}\n" in text
+    assert load_config(write(text, "again.yaml"), environ={}).models["topic"].model == "m"
+    name = write(GOOD + "models: {topic: {model: '${env:M}', revision: '${env:R}'}}")
+    text = show_config([name], environ={"M": "secret/m", "R": "v1"})
+    assert "    model: ${env:M}\n    revision: ${env:R}\n" in text
+
+
 def test_what_the_environment_holds_is_not_shown(write):
     name = write(GOOD.replace("path: in", "path: '${env:A}/in'").replace("top_k: 3", "top_k: '${env:K:-3}'"))
     text = show_config([name], overrides=["sink.path=${env:B}"], environ={"A": "hidden", "B": "secret", "K": "7"})
