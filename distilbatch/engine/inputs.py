@@ -124,7 +124,7 @@ def _check_column(name: str, columns: Mapping[str, pa.DataType], *, wants_list: 
         return
     if _is_list(kind) != wants_list or not _is_text(kind.value_type if wants_list else kind):
         raise ConfigError(
-            f"column {name!r}", expected="lists of texts" if wants_list else "text", found=str(columns[name].type)
+            f"column {name!r}", expected="lists of texts" if wants_list else "text", found=str(columns[name])
         )
 
 

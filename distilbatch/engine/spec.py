@@ -76,7 +76,8 @@ def max_row_bytes(heads: Sequence[HeadSpec], *, max_doc_bytes: int) -> int:
     """
     if any(head.stride is not None or head.task == QUESTION_ANSWERING for head in heads):
         return max_doc_bytes
-    return min(max_doc_bytes, max(head.max_length or DEFAULT_MAX_LENGTH for head in heads) * _BYTES_PER_TOKEN)
+    most_tokens = max((head.max_length or DEFAULT_MAX_LENGTH for head in heads), default=DEFAULT_MAX_LENGTH)
+    return min(max_doc_bytes, most_tokens * _BYTES_PER_TOKEN)
 
 
 @dataclass(frozen=True, slots=True)

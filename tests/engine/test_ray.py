@@ -7,6 +7,7 @@ import re
 import signal
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -385,6 +386,8 @@ def test_an_actor_that_fits_nowhere_is_refused(engine):
 
 def test_little_text_gets_few_actors_with_the_threads_of_all():
     cpus = min(int(ray.cluster_resources()["CPU"]), 16)
+    while ray.available_resources().get("CPU", 0) < cpus:
+        time.sleep(0.1)  # actors of the test before are still ending
     engine = Engine(type="ray", device="cpu")
     little, much = (plan_slots(engine, num_shards=1000, text_bytes=size) for size in (1000, 1 << 40))
     assert little.actors == max(1, cpus // 4)
