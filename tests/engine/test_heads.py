@@ -332,20 +332,18 @@ def out_of_memory_above(limit: int, error: Callable[[], BaseException]) -> Calla
         lambda: RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate"),
     ],
 )
-def test_out_of_memory_splits_the_batch_and_halves_the_budget_for_good(topic, forward, error):
+def test_out_of_memory_splits_the_batch_and_the_next_ones_are_smaller(topic, forward, error):
     texts = random_texts(80, most_words=20)
     expected = scores(annotate(load(topic), texts))
-    calls = forward(out_of_memory_above(60, error))
+    calls = forward(out_of_memory_above(600, error))
     heads = load(topic, max_batch_tokens=1000)
     found = scores(annotate(heads, texts))
     assert [item and item[0] for item in found] == [item and item[0] for item in expected]
     assert [item and item[1] for item in found] == pytest.approx([item and item[1] for item in expected], abs=5e-6)
-    failed = [lengths for lengths in calls if sum(lengths) > 60]
-    assert 0 < len(failed) < 60
+    assert max(map(sum, calls)) > 600
     calls.clear()
     annotate(heads, texts)
-    assert max(map(sum, calls)) <= 120  # the wall is known by now
-    assert len([lengths for lengths in calls if sum(lengths) > 60]) < len(failed)
+    assert 0 < max(map(sum, calls)) <= 600  # the wall is known by now
 
 
 def test_a_document_that_does_not_fit_even_alone_is_an_error_row(topic, forward):
