@@ -46,7 +46,6 @@ ROW_TYPE = pa.struct(
 )
 
 FOOTER_PREFIX = "distilbatch."
-FOOTER_KEYS = ("version", "run_key", "plan_id", "shard_id", "attempt_id", "model_fingerprint", "num_rows")
 
 
 def label_scores_type() -> pa.DataType:

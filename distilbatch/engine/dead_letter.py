@@ -9,7 +9,6 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from uuid import uuid4
 
 import pyarrow as pa
@@ -124,9 +123,3 @@ def _with_place(
     ]
     names = [*batch.schema.names, schema.SOURCE_FILE, schema.SOURCE_ROW, schema.ERROR]
     return pa.RecordBatch.from_arrays([*map(valid_utf8, batch.columns), *place], names=names)
-
-
-def dead_letter_path(ledger: RunLedger) -> Path | None:
-    """Where the run's dead letter is; None when every row could be annotated."""
-    path = ledger.layout.dead_letter
-    return path if path.is_file() else None

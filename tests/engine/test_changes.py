@@ -14,15 +14,6 @@ from distilbatch.engine.forecast import plan
 from distilbatch.errors import ConfigError, ConflictError
 
 
-@pytest.fixture
-def workspace(tmp_path: Path) -> Workspace:
-    """Files of 7 and 5 rows: shards of 3, 4, 2 and 3."""
-    workspace = Workspace(tmp_path)
-    workspace.write_file("a.parquet", 7)
-    workspace.write_file("sub/b.parquet", 5, start=7)
-    return workspace
-
-
 def crash(workspace: Workspace) -> None:
     def failpoint(reached: str) -> None:
         if reached == "stage 2":

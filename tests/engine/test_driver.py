@@ -28,15 +28,6 @@ STORE = LocalStore()
 NIGHTS = ("2026-01-01", "2026-01-02", "2026-01-03")
 
 
-@pytest.fixture
-def workspace(tmp_path: Path) -> Workspace:
-    """Files of 7 and 5 rows: shards of 3, 4, 2 and 3."""
-    workspace = Workspace(tmp_path)
-    workspace.write_file("a.parquet", 7)
-    workspace.write_file("sub/b.parquet", 5, start=7)
-    return workspace
-
-
 def die_at(name: str):
     """An executor whose process dies before (``stage 1``) or after (``staged 1``) a shard."""
 

@@ -59,14 +59,6 @@ def server() -> Iterator[CrashServer]:
     server.close()
 
 
-@pytest.fixture
-def workspace(tmp_path: Path) -> Workspace:
-    workspace = Workspace(tmp_path)
-    workspace.write_file("a.parquet", 7)
-    workspace.write_file("sub/b.parquet", 5, start=7)
-    return workspace
-
-
 class Trial:
     """A sink of its own for one schedule of crashes over a shared source.
 

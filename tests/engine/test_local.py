@@ -173,26 +173,28 @@ def stuck(source, tmp_path, checkpoint, monkeypatch):
             thread.join()
 
 
-def test_a_shard_that_never_ends_is_left_behind_after_the_grace_time(stuck):
-    local, todo, reached = stuck
-    stop = threading.Event()
+def until_stuck(executor, stop):
+    """The outcomes that are left, when one shard is done and the next one will never be."""
+    local, todo, reached = executor
     outcomes = local.run(todo, stop=stop)
     assert isinstance(next(outcomes), ShardResult)
     assert reached.wait(60)
+    return outcomes
+
+
+def test_a_shard_that_never_ends_is_left_behind_after_the_grace_time(stuck):
+    stop = threading.Event()
+    outcomes = until_stuck(stuck, stop)
     stop.set()
     assert all(isinstance(outcome.error, InterruptedRunError) for outcome in outcomes)
-    left = [thread for thread in threading.enumerate() if thread.name.startswith(("shard", "stage"))]
+    left = [thread for thread in threading.enumerate() if thread.name in shard_threads()]
     assert left
     assert all(thread.daemon for thread in left)  # so that they do not keep the process from ending
 
 
 def test_a_driver_that_stops_listening_does_not_wait_longer_than_that_either(stuck):
-    local, todo, reached = stuck
     stop = threading.Event()
-    outcomes = local.run(todo, stop=stop)
-    assert isinstance(next(outcomes), ShardResult)
-    assert reached.wait(60)
-    outcomes.close()
+    until_stuck(stuck, stop).close()
     assert stop.is_set()
     assert shard_threads() != []
 

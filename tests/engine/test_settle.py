@@ -205,6 +205,14 @@ def test_a_machine_that_is_small_beside_its_workers_tries_less(folder, workers, 
     assert settle._trial_rows(plan, work, here=Capacity("cpu", 4), workers=workers) == rows
 
 
+def test_workers_that_are_done_within_a_minute_are_not_waited_for_a_trial(folder):
+    tiny_job.write_source(folder / "source" / "a.parquet", 20_000)
+    _, plan, _ = planned(tiny_job.job_config(folder))
+    here, workers = Capacity("cpu", 4), Capacity("cpu", 4)
+    assert settle._trial_rows(plan, 0.9 * settle.MIN_FLOAT32_S * 4e11, here=here, workers=workers) == 0
+    assert settle._trial_rows(plan, 1.1 * settle.MIN_FLOAT32_S * 4e11, here=here, workers=workers) == 1000
+
+
 @pytest.mark.parametrize(
     ("here", "workers", "tried"),
     [("cpu", "cuda", False), ("cuda", "cpu", False), ("cpu", "cpu", True), ("cuda", "cuda", True)],
