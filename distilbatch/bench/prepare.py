@@ -25,16 +25,15 @@ from distilbatch.bench.options import BenchOptions
 from distilbatch.bench.workload import FEATURE_EXTRACTION, TEXT_CLASSIFICATION, Workload
 from distilbatch.config import Config, load_config
 from distilbatch.engine.job import Job, resolve_job
+from distilbatch.engine.preparation import suitable_max_length
 from distilbatch.engine.spec import HeadSpec
 from distilbatch.errors import ConfigError
 from distilbatch.inference.budget import MAX_CUDA_BATCH_TOKENS
 from distilbatch.inference.precision import resolve_device
 from distilbatch.model.configuration import CONFIG_FILE, DistilBertConfig
 from distilbatch.tokenization import DocumentTokenizer
-from distilbatch.tokenization.options import TokenizerOptions
 
 _CPU_BATCH_TOKENS = 2048  # for every library measured, fewer or more are slower
-_MAX_LENGTH = 512
 _FEW = 256  # documents that stand for the mix before their number is known
 
 
@@ -210,8 +209,7 @@ def prepare(options: BenchOptions, scratch: Path, *, threads: int) -> Prepared:
 
 
 def _max_length(head: HeadSpec) -> int:
-    positions = DistilBertConfig.from_file(head.model / CONFIG_FILE).max_position_embeddings
-    return head.max_length or TokenizerOptions.read(head.model).most_tokens(positions, _MAX_LENGTH)
+    return suitable_max_length(head, DistilBertConfig.from_file(head.model / CONFIG_FILE).max_position_embeddings)
 
 
 def _mix(tokenizer: DocumentTokenizer, column: str, count: int, *, seed: int) -> Candidates:

@@ -76,10 +76,19 @@ def prepare_head(spec: HeadSpec) -> PreparedHead:
     return PreparedHead(spec, config, tokenizer, task, details)
 
 
+def suitable_max_length(spec: HeadSpec, positions: int) -> int:
+    """Most tokens of a sequence: what the annotation says, else what task, tokenizer and ``positions`` allow.
+
+    Raises:
+        CheckpointError: The tokenizer's config cannot be read.
+    """
+    default = MAX_LENGTH if spec.task == QUESTION_ANSWERING else DEFAULT_MAX_LENGTH
+    return spec.max_length or TokenizerOptions.read(spec.model).most_tokens(positions, default)
+
+
 def _max_length(spec: HeadSpec, config: DistilBertConfig) -> int:
     positions = config.max_position_embeddings
-    default = MAX_LENGTH if spec.task == QUESTION_ANSWERING else DEFAULT_MAX_LENGTH
-    max_length = spec.max_length or TokenizerOptions.read(spec.model).most_tokens(positions, default)
+    max_length = suitable_max_length(spec, positions)
     if not MIN_MAX_LENGTH <= max_length <= positions:
         raise ConfigError(
             f"annotation {spec.name!r}: max_length",

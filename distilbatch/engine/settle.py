@@ -11,11 +11,11 @@ import threading
 
 from distilbatch.commit.ledger import RunLedger
 from distilbatch.commit.records import PlanRecord, PrecisionRecord
+from distilbatch.engine.capacity import Capacity, capacity_here, capacity_of_workers, cores_here, forward_work
 from distilbatch.engine.job import Job, worker_spec
 from distilbatch.engine.sampling import choose_shards
 from distilbatch.engine.spec import ShardTask
 from distilbatch.engine.trial import EXACT, Assignment, Trial, run_trial
-from distilbatch.engine.work import Capacity, capacity_here, capacity_of_workers, cores_here, forward_work
 from distilbatch.errors import DataError, SetupError
 
 AUTO = "auto"  # each worker takes what suits its device

@@ -15,7 +15,7 @@ from distilbatch.layout import RunLayout
 from distilbatch.records import Fragment, Shard, ShardResult
 
 DEFAULT_MAX_LENGTH = 512  # of a document, in tokens
-_BYTES_PER_TOKEN = 8  # about twice the mean of English; tokens of other scripts are shorter
+_MOST_BYTES_PER_TOKEN = 8  # about twice the mean of English; tokens of other scripts are shorter
 QUESTION_ANSWERING = "question-answering"  # reads all of a text in windows, also without a stride
 
 
@@ -77,7 +77,7 @@ def max_row_bytes(heads: Sequence[HeadSpec], *, max_doc_bytes: int) -> int:
     if any(head.stride is not None or head.task == QUESTION_ANSWERING for head in heads):
         return max_doc_bytes
     most_tokens = max((head.max_length or DEFAULT_MAX_LENGTH for head in heads), default=DEFAULT_MAX_LENGTH)
-    return min(max_doc_bytes, most_tokens * _BYTES_PER_TOKEN)
+    return min(max_doc_bytes, most_tokens * _MOST_BYTES_PER_TOKEN)
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,8 +17,8 @@ from rich.console import Console
 from distilbatch import run
 from distilbatch.cli.tables import plan_tables, run_tables
 from distilbatch.engine import forecast, settle, trial, trial_process
+from distilbatch.engine.capacity import Capacity, cores_here, forward_work
 from distilbatch.engine.trial import Trial
-from distilbatch.engine.work import Capacity, cores_here, forward_work
 from distilbatch.errors import DataError, SetupError
 from distilbatch.inference.backends import operators
 

@@ -11,7 +11,7 @@ import ray
 
 from distilbatch.config import Engine
 from distilbatch.engine.actors.cluster import connected, is_there
-from distilbatch.engine.work import CPU, CUDA, Capacity
+from distilbatch.engine.capacity import CPU, CUDA, Capacity
 from distilbatch.errors import SetupError
 
 _MAX_SMALL_CLUSTER_CPUS = 8

@@ -10,6 +10,7 @@ import numpy as np
 from distilbatch.commit.records import PlanRecord
 from distilbatch.config import Engine
 from distilbatch.engine.job import Job
+from distilbatch.engine.preparation import suitable_max_length
 from distilbatch.engine.spec import HeadSpec
 from distilbatch.model.configuration import CONFIG_FILE, DistilBertConfig
 from distilbatch.model.flops import forward_flops
@@ -20,9 +21,8 @@ CPU, CUDA = "cpu", "cuda"
 # Float32 FLOPs a second, rather too many, so that a forecast is a least time: of a core with AVX-512 about as much as
 # it reaches (one with AVX2 does two thirds), of a card without the tensor cores, which float32 does without.
 _FLOPS_PER_S = {CPU: 1e11, CUDA: 5e13}
-_BYTES_PER_TOKEN = 4  # of English; other languages have fewer
+_MEAN_BYTES_PER_TOKEN = 4  # of English; other languages have fewer
 _SPECIAL_TOKENS = 2
-_DEFAULT_MAX_LENGTH = 512
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,11 +93,11 @@ def forward_work(job: Job, plan: PlanRecord) -> float:
 
 def _work_of_head(head: HeadSpec, sizes: list[tuple[int, int]], max_doc_bytes: int) -> float:
     config = DistilBertConfig.from_file(head.model / CONFIG_FILE)
-    longest = head.max_length or min(config.max_position_embeddings, _DEFAULT_MAX_LENGTH)
+    longest = suitable_max_length(head, config.max_position_embeddings)
     asked = len(head.options.get("candidate_labels", ("",)))  # zero-shot: the text goes through with each of them
     flops = 0.0
     for rows, text_bytes in sizes:
-        tokens = min(text_bytes / max(rows, 1), max_doc_bytes) / _BYTES_PER_TOKEN + _SPECIAL_TOKENS
+        tokens = min(text_bytes / max(rows, 1), max_doc_bytes) / _MEAN_BYTES_PER_TOKEN + _SPECIAL_TOKENS
         length = min(tokens, longest)
         windows = tokens / length if head.stride is not None else 1.0
         of_one = sum(forward_flops(config, np.array([round(length)]), first_only=False).values())

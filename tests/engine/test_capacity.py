@@ -10,9 +10,9 @@ import ray
 import tiny_job
 
 from distilbatch.config import Engine
+from distilbatch.engine.capacity import Capacity, capacity_here, capacity_of_workers, cores_here, forward_work
 from distilbatch.engine.driver import resolve_run
 from distilbatch.engine.planning import build_plan, list_source
-from distilbatch.engine.work import Capacity, capacity_here, capacity_of_workers, cores_here, forward_work
 from distilbatch.errors import SetupError
 from distilbatch.model.configuration import DistilBertConfig
 from distilbatch.model.flops import forward_flops
