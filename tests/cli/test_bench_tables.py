@@ -18,13 +18,8 @@ TARGET = {"what": "card: documents/s", "at_most": False, "target": 35_000.0, "ve
 
 @pytest.fixture
 def report():
-    """A report of a CPU, without what has come to reports since."""
-    found = json.loads(MEASURED.read_text("utf-8"))
-    for item in found["contestants"]:
-        item["share_of_peak"] = None
-    found["ratios"] = [{**row, "shown": row["ratio"]["min"] > 1} for row in found["ratios"]]
-    found["data"]["repeats_left_out"] = 0
-    return {**found, "sides": {}, "models": [], "targets": []}
+    """A report of a CPU, without targets."""
+    return {**json.loads(MEASURED.read_text("utf-8")), "targets": []}
 
 
 def shown(report):
@@ -34,8 +29,9 @@ def shown(report):
 
 
 def test_ratios_have_their_range_and_those_that_show_nothing_are_marked(report):
+    row = next(row for row in report["ratios"] if not row["best_peer"])
+    row |= {"ratio": {"median": 1.1, "min": 0.93, "max": 1.2}, "shown": False}
     lines = shown(report).splitlines()
-    row = next(row for row in report["ratios"] if row["ratio"]["min"] < 1 and not row["best_peer"])
     line = next(line for line in lines if line.startswith(f"{row['ours']} / {row['peer']} "))
     assert f"{row['ratio']['min']:.2f}x" in line
     assert line.endswith("not shown")
