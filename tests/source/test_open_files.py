@@ -135,6 +135,19 @@ def test_a_shard_before_the_place_of_a_file_starts_anew(source):
         assert texts_of(source(start, files=files)) == source.texts[start : start + SHARD]
 
 
+def test_a_file_that_is_further_on_is_left_to_the_shard_that_comes_there(source, monkeypatch):
+    decoded, files = Decoded(monkeypatch), OpenFiles()
+    together = [source(start, files=files) for start in (0, 2000)]
+    for rows in together:
+        next(rows)  # both are under way, so that both files are kept
+    for rows in together:
+        list(rows)
+    assert texts_of(source(1000, files=files)) == source.texts[1000:1100]
+    before = decoded.rows
+    assert texts_of(source(2100, files=files)) == source.texts[2100:2200]
+    assert decoded.rows - before <= SHARD + 64
+
+
 def test_ranges_over_many_row_groups_and_files(source):
     files = OpenFiles()
     for start, stop in ((0, 120), (120, 130), (130, 149), (149, 300), (300, 500)):
