@@ -7,7 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import numpy as np
 import torch
+
+from distilbatch.records import TokenBatch
 
 CPU_BATCH_TOKENS = 2048  # a few MB of activations stay in the caches
 MIN_CUDA_BATCH_TOKENS = 16_384  # below it the host launches kernels more slowly than a large card runs them
@@ -15,11 +18,13 @@ MAX_CUDA_BATCH_TOKENS = 65_536  # above it nothing gets faster
 PROBE_TOKENS = 4096
 LEAST_BATCH_TOKENS = 512  # what does not fit is split whatever the budget; below this, every other batch would pay
 CLEAN_BATCHES = 64  # full ones in a row, before a larger batch is risked again: it costs one launch that fails
+PAUSES_S = (1.0, 4.0, 15.0)  # for others to give memory back, where not even a few tokens fit
 
 _SHARE = 0.5  # of the free memory: other heads and processes live on the device, and memory fragments
 _LARGEST_SHARE = 0.9  # where half of it does not hold the smallest budget that is fast
 _STEP = 1024
 _LEAST_TOKENS = 16
+_PROBE_LENGTH = 512
 
 
 class TokenBudget:
@@ -47,6 +52,15 @@ class TokenBudget:
         self._clean += 1
         if self._clean == CLEAN_BATCHES:
             self.tokens, self._clean = min(2 * self.tokens, self._most), 0
+
+
+def plain_tokens(num_tokens: int, *, longest: int) -> TokenBatch:
+    """That many tokens in documents of usual lengths, of ``longest`` tokens at most; none of them is a mask."""
+    bounds = np.append(np.arange(0, num_tokens, min(longest, _PROBE_LENGTH)), num_tokens)
+    documents = np.arange(len(bounds) - 1)
+    ids = np.zeros(num_tokens, dtype=np.int32)
+    kept = np.zeros(len(documents), dtype=np.bool_)
+    return TokenBatch(ids, bounds, documents, documents.astype(np.int32), kept)
 
 
 def suitable_batch_tokens(run: Callable[[int], bool], device: torch.device) -> int:

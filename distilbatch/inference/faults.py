@@ -56,5 +56,16 @@ def load_error(error: BaseException, device: object) -> ResourceError | None:
     )
 
 
+def starved(device: object, num_tokens: int, *, seconds: float) -> ResourceError:
+    """Our error for a device whose memory others have taken since the models were loaded: no document is to blame."""
+    return ResourceError(
+        f"device {device} has no memory left to compute with",
+        expected=f"room for {num_tokens} tokens beside the models, as there was when they were loaded",
+        found=f"none in {seconds:.0f} s",
+        remedy="end what else took the memory, or let fewer workers share the device (engine.gpus_per_actor, "
+        "engine.actors); then run the same command again, which goes on where this one stopped",
+    )
+
+
 def _first_line(error: BaseException) -> str:
     return f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"

@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from distilbatch.inference.backends import Backend, choose_backend
-from distilbatch.inference.budget import TokenBudget, suitable_batch_tokens
-from distilbatch.inference.faults import is_out_of_memory
+from distilbatch.inference.budget import PAUSES_S, TokenBudget, plain_tokens, suitable_batch_tokens
+from distilbatch.inference.faults import is_out_of_memory, starved
 from distilbatch.inference.packing import pack
 from distilbatch.inference.precision import storage_dtype
 from distilbatch.inference.readouts import Needs, Readout
@@ -25,8 +25,6 @@ from distilbatch.inference.transfer import Arrival, Mark, SentBatch, send
 from distilbatch.model.modeling import DistilBertModel, PreTrainedModel
 from distilbatch.model.packed import Rows
 from distilbatch.records import HeadOutput, TokenBatch
-
-_PROBE_LENGTH = 512
 
 
 class BatchObserver(Protocol):
@@ -51,6 +49,9 @@ class Predictor:
 
     max_unread = 0
     """Token batches that may be under way when the next one is launched; 1 on devices that compute beside the host."""
+
+    canary_tokens = 512
+    """Tokens without masks that fit beside a loaded model, unless others took the memory."""
 
     def __init__(
         self,
@@ -99,6 +100,9 @@ class Predictor:
         Returns:
             One output for each model; tokens and seconds of the shared forward are in the first. A document that
             does not fit into memory even alone is in none of them.
+
+        Raises:
+            ResourceError: Others have taken the memory of the device, and did not give it back for some time.
         """
         parts: list[list[_Part]] = [[] for _ in self._models]
         computed, seconds = 0, 0.0
@@ -146,6 +150,19 @@ class Predictor:
             middle = len(documents) // 2
             for half in (documents[:middle], documents[middle:]):
                 yield from self._launch_or_split(tokens, half)
+        else:
+            yield from self._launch_alone(tokens, documents, canary=min(used, self.canary_tokens))
+
+    def _launch_alone(self, tokens: TokenBatch, document: NDArray[np.int64], *, canary: int) -> Iterator[_Flight]:
+        """Launch a document that did not fit by itself as soon as others leave room; none if they are not to blame."""
+        for pause in PAUSES_S:
+            if self._computes(canary):
+                flight = self._launch_if_it_fits(tokens, document)  # the memory may be back since it failed
+                if flight is not None:
+                    yield flight
+                return
+            time.sleep(pause)
+        raise starved(self._device, canary, seconds=sum(PAUSES_S))
 
     def _launch_if_it_fits(self, tokens: TokenBatch, documents: NDArray[np.int64]) -> _Flight | None:
         try:
@@ -178,18 +195,13 @@ class Predictor:
             return _Flight(documents, parts, Mark(self._device), start)
 
     def _suitable_batch_tokens(self) -> int:
-        longest = self._models[0].config.max_position_embeddings
+        return suitable_batch_tokens(self._computes, self._device)
 
-        def run(num_tokens: int) -> bool:
-            bounds = np.append(np.arange(0, num_tokens, min(longest, _PROBE_LENGTH)), num_tokens)
-            documents = np.arange(len(bounds) - 1)
-            ids = np.zeros(num_tokens, dtype=np.int32)
-            kept = np.zeros(len(documents), dtype=np.bool_)
-            tokens = TokenBatch(ids, bounds, documents, documents.astype(np.int32), kept)
-            flight = self._launch_if_it_fits(tokens, documents)
-            return flight is not None and len(flight.land()) > 0
-
-        return suitable_batch_tokens(run, self._device)
+    def _computes(self, num_tokens: int) -> bool:
+        """Whether memory holds that many tokens, without masks, together."""
+        tokens = plain_tokens(num_tokens, longest=self._models[0].config.max_position_embeddings)
+        flight = self._launch_if_it_fits(tokens, np.arange(len(tokens)))
+        return flight is not None and len(flight.land()) > 0
 
 
 class _Part(NamedTuple):

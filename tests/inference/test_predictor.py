@@ -15,9 +15,10 @@ import torch
 from token_batches import random_token_batch
 from torch import nn
 
+from distilbatch.errors import ResourceError
 from distilbatch.inference import transfer
 from distilbatch.inference.backends import ReferenceBackend
-from distilbatch.inference.budget import CLEAN_BATCHES, CPU_BATCH_TOKENS
+from distilbatch.inference.budget import CLEAN_BATCHES, CPU_BATCH_TOKENS, PAUSES_S
 from distilbatch.inference.predictor import Predictor
 from distilbatch.inference.readouts import Embedding, MaskScores, Readout, SequenceLogits, TokenLogits
 from distilbatch.model.configuration import DistilBertConfig
@@ -63,7 +64,7 @@ def documents(lengths, *, seed: int = 0) -> TokenBatch:
 def predictor_of(model: nn.Module, *, budget: int | None, device=CPU, precision="float32") -> Predictor:
     fake = isinstance(model, CountingModel)
     backend = ReferenceBackend() if fake else None
-    return Predictor(
+    predictor = Predictor(
         [model if fake else copy.deepcopy(model)],  # a backend swaps its layers
         [SequenceLogits()],
         device=device,
@@ -71,6 +72,9 @@ def predictor_of(model: nn.Module, *, budget: int | None, device=CPU, precision=
         max_batch_tokens=budget,
         backend=backend,
     )
+    if fake:
+        predictor.canary_tokens = 1  # what runs out of memory here is tiny
+    return predictor
 
 
 def logits_of(predictor: Predictor, tokens: TokenBatch) -> np.ndarray:
@@ -98,6 +102,7 @@ class CountingModel(nn.Module):
         super().__init__()
         self.distilbert = CountingEncoder(capacity, error)
         self.head = nn.Identity()
+        self.config = CONFIG
 
     @property
     def encoder(self) -> CountingEncoder:
@@ -314,7 +319,52 @@ def test_one_giant_does_not_shrink_the_budget_of_the_others_to_nothing():
     tokens = documents([400, *[10] * 40])
     assert np.isnan(logits_of(predictor, tokens)).all(axis=1).tolist() == [True] + [False] * 40
     assert predictor.max_batch_tokens == 100
-    assert fake.calls == [400, 100, 100, 100, 100]
+    assert fake.calls == [400, 1, 400, 100, 100, 100, 100]  # alone, a canary, and once more
+
+
+@pytest.mark.parametrize("pauses", [1, len(PAUSES_S)])
+def test_a_document_waits_for_the_memory_that_others_took(monkeypatch, pauses):
+    fake, tokens = CountingModel(capacity=0), documents([7, 3])
+    slept: list[float] = []
+
+    def sleep(seconds: float) -> None:
+        slept.append(seconds)
+        fake.distilbert.capacity = 7 if len(slept) == pauses else 0
+
+    monkeypatch.setattr(time, "sleep", sleep)
+    predictor = predictor_of(fake, budget=7)
+    if pauses == len(PAUSES_S):
+        with pytest.raises(ResourceError, match=r"device cpu has no memory left to compute with; .* none in 20 s"):
+            predictor.predict(tokens)
+    else:
+        np.testing.assert_array_equal(logits_of(predictor, tokens), expected_of(tokens))
+    assert tuple(slept) == PAUSES_S[:pauses]
+
+
+def test_memory_that_is_back_when_the_canary_sings_costs_no_document(monkeypatch):
+    fake, tokens = CountingModel(capacity=6), documents([7, 3])
+    computes = Predictor._computes
+
+    def computing(predictor: Predictor, num_tokens: int) -> bool:
+        fake.distilbert.capacity = 7
+        return computes(predictor, num_tokens)
+
+    monkeypatch.setattr(Predictor, "_computes", computing)
+    monkeypatch.setattr(time, "sleep", lambda _seconds: pytest.fail("nothing to wait for"))
+    np.testing.assert_array_equal(logits_of(predictor_of(fake, budget=7), tokens), expected_of(tokens))
+
+
+def test_the_canary_is_no_longer_than_the_document_that_did_not_fit():
+    fake = CountingModel(capacity=6)
+    predictor = predictor_of(fake, budget=6)
+    predictor.canary_tokens = 6
+    assert np.isnan(logits_of(predictor, documents([40, 5]))).all(axis=1).tolist() == [True, False]
+    assert fake.calls == [40, 6, 40, 5]
+    with pytest.MonkeyPatch.context() as patched, pytest.raises(ResourceError):
+        patched.setattr(time, "sleep", lambda _seconds: setattr(fake.distilbert, "capacity", 2))
+        fake.distilbert.capacity = 2
+        predictor.predict(documents([3]))
+    assert fake.calls[4:] == [3] * 4
 
 
 def test_an_error_that_is_not_about_memory_is_not_swallowed():
