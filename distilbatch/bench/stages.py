@@ -96,7 +96,8 @@ def _profile(heads: Heads, buffers: Sequence[TokenizedBuffer]) -> dict[str, floa
     """The share of each kind of operation in a forward; what is outside of operations is Python, and rest."""
     cuda = heads.device.type == "cuda"
     activities = [torch.profiler.ProfilerActivity.CPU, *([torch.profiler.ProfilerActivity.CUDA] if cuda else [])]
-    with torch.profiler.profile(activities=activities) as profiler:
+    # In turn: the profiler sees its own thread only.
+    with heads.in_turn(), torch.profiler.profile(activities=activities) as profiler:
         start = time.perf_counter()  # inside: the profiler itself takes seconds to start and to stop
         for buffer in buffers:
             heads.predict(buffer)

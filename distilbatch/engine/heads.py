@@ -6,7 +6,8 @@ one forward.
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -27,6 +28,7 @@ from distilbatch.inference.precision import (
     set_threads,
 )
 from distilbatch.inference.predictor import BatchObserver, Predictor
+from distilbatch.inference.streams import Streams
 from distilbatch.inference.trunks import trunk_fingerprint
 from distilbatch.records import HeadOutput
 from distilbatch.tasks.base import Asked
@@ -132,6 +134,19 @@ class Heads:
                 for index, output in zip(trunk, predictor.predict(distinct.tokens, on_batch=observe), strict=True):
                     outputs[index] = distinct.spread(output, self._heads[index].readout.axis)
         return [outputs[index] for index in range(len(self._heads))]
+
+    @contextmanager
+    def in_turn(self) -> Iterator[None]:
+        """Run token batches one after the other, in the thread that asks for them: for profilers."""
+        predictors = [predictor for group in self._predictors for predictor in group]
+        usual = [predictor.streams for predictor in predictors]
+        for predictor in predictors:
+            predictor.streams = Streams()
+        try:
+            yield
+        finally:
+            for predictor, streams in zip(predictors, usual, strict=True):
+                predictor.streams = streams
 
     def decode(self, buffer: TokenizedBuffer, outputs: Sequence[HeadOutput]) -> AnnotatedBuffer:
         """Turn head outputs into columns; a row that a head cannot annotate is null there and an error row."""

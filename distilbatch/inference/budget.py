@@ -5,6 +5,7 @@ Less once memory ran out, and more again when it holds.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 
 import numpy as np
@@ -28,7 +29,7 @@ _PROBE_LENGTH = 512
 
 
 class TokenBudget:
-    """The token budget, which memory that runs out halves and batches that fit double again. One thread at a time.
+    """The token budget, which memory that runs out halves and batches that fit double again. Threads may share it.
 
     What takes the memory may be one batch full of masks, or a neighbour on the device that is gone a minute later.
 
@@ -39,19 +40,22 @@ class TokenBudget:
     def __init__(self, most: int) -> None:
         self.tokens = self._most = most
         self._clean = 0
+        self._lock = threading.Lock()
 
     def shrink(self, used: int) -> None:
         """Take note that ``used`` tokens together did not fit."""
-        self.tokens = max(min(self.tokens, used // 2), min(LEAST_BATCH_TOKENS, self._most))
-        self._clean = 0
+        with self._lock:
+            self.tokens = max(min(self.tokens, used // 2), min(LEAST_BATCH_TOKENS, self._most))
+            self._clean = 0
 
     def fitted(self, used: int) -> None:
         """Take note that ``used`` tokens did; batches that are not half full say nothing about larger ones."""
-        if self.tokens == self._most or 2 * used < self.tokens:
-            return
-        self._clean += 1
-        if self._clean == CLEAN_BATCHES:
-            self.tokens, self._clean = min(2 * self.tokens, self._most), 0
+        with self._lock:
+            if self.tokens == self._most or 2 * used < self.tokens:
+                return
+            self._clean += 1
+            if self._clean == CLEAN_BATCHES:
+                self.tokens, self._clean = min(2 * self.tokens, self._most), 0
 
 
 def plain_tokens(num_tokens: int, *, longest: int) -> TokenBatch:

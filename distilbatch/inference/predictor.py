@@ -6,9 +6,9 @@ import threading
 import time
 from collections import deque
 from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, wait
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -18,9 +18,11 @@ from torch import Tensor
 from distilbatch.inference.backends import Backend, choose_backend
 from distilbatch.inference.budget import PAUSES_S, TokenBudget, plain_tokens, suitable_batch_tokens
 from distilbatch.inference.faults import is_out_of_memory, starved
+from distilbatch.inference.flights import ArrivingPart, BusyClock, Flight, Part, assemble
 from distilbatch.inference.packing import pack
 from distilbatch.inference.precision import storage_dtype
 from distilbatch.inference.readouts import Needs, Readout
+from distilbatch.inference.streams import Streams, suitable_streams
 from distilbatch.inference.transfer import Arrival, Mark, SentBatch, send
 from distilbatch.model.modeling import DistilBertModel, PreTrainedModel
 from distilbatch.model.packed import Rows
@@ -49,6 +51,9 @@ class Predictor:
 
     max_unread = 0
     """Token batches that may be under way when the next one is launched; 1 on devices that compute beside the host."""
+
+    streams: Streams
+    """Where token batches run side by side."""
 
     canary_tokens = 512
     """Tokens without masks that fit beside a loaded model, unless others took the memory."""
@@ -79,9 +84,10 @@ class Predictor:
         self._token_ids = tuple({needs: None for readout in readouts if isinstance(needs := readout.needs, int)})
         self._device = device
         self._lock = threading.RLock()
-        self._clock = _Clock()
+        self._clock = BusyClock()
         if device.type == "cuda":
             self.max_unread = 1
+        self.streams = suitable_streams(device)
         self._budget = TokenBudget(max_batch_tokens or self._suitable_batch_tokens())
 
     @property
@@ -104,7 +110,7 @@ class Predictor:
         Raises:
             ResourceError: Others have taken the memory of the device, and did not give it back for some time.
         """
-        parts: list[list[_Part]] = [[] for _ in self._models]
+        parts: list[list[Part]] = [[] for _ in self._models]
         computed, seconds = 0, 0.0
         with self._buffer_lock():
             for flight in self._flights(tokens, on_batch):
@@ -114,8 +120,8 @@ class Predictor:
                 seconds += self._clock.busy_since(flight.start)
         first, *others = parts
         return [
-            _assemble(first, tokens_computed=computed, seconds=seconds),
-            *(_assemble(collected, tokens_computed=0, seconds=0.0) for collected in others),
+            assemble(first, tokens_computed=computed, seconds=seconds),
+            *(assemble(collected, tokens_computed=0, seconds=0.0) for collected in others),
         ]
 
     def _buffer_lock(self) -> AbstractContextManager[object]:
@@ -127,10 +133,36 @@ class Predictor:
         """
         return nullcontext() if self.max_unread else self._lock
 
-    def _flights(self, tokens: TokenBatch, on_batch: BatchObserver | None) -> Iterator[_Flight]:
-        """Launch the token batches in order; hand each out when ``max_unread`` newer ones are launched."""
-        unread: deque[_Flight] = deque()
-        for documents in pack(tokens.lengths, max_batch_tokens=self.max_batch_tokens):
+    def _flights(self, tokens: TokenBatch, on_batch: BatchObserver | None) -> Iterator[Flight]:
+        """Compute the token batches in order, as many as fill all streams side by side, and the rest with all cores."""
+        batches = pack(tokens.lengths, max_batch_tokens=self.max_batch_tokens)
+        beside = self.streams.whole_rounds(len(batches))
+        yield from self._side_by_side(tokens, batches[:beside], on_batch)
+        yield from self._in_turn(tokens, batches[beside:], on_batch)
+
+    def _side_by_side(
+        self, tokens: TokenBatch, batches: Sequence[NDArray[np.int64]], on_batch: BatchObserver | None
+    ) -> Iterator[Flight]:
+        """Compute token batches in streams; one waits for the stream that is free next."""
+        under_way: deque[tuple[NDArray[np.int64], Future[list[Flight]]]] = deque()
+        try:
+            for documents in batches:
+                if len(under_way) > self.streams.count:
+                    yield from under_way.popleft()[1].result()
+                if on_batch is not None:
+                    on_batch(np.concatenate([*(others for others, _ in under_way), documents]))
+                under_way.append((documents, self.streams.submit(self._launched, tokens, documents)))
+            while under_way:
+                yield from under_way.popleft()[1].result()
+        finally:  # what still runs would disturb the next buffer, or outlive a hook's error
+            wait([future for _, future in under_way if not future.cancel()])
+
+    def _in_turn(
+        self, tokens: TokenBatch, batches: Sequence[NDArray[np.int64]], on_batch: BatchObserver | None
+    ) -> Iterator[Flight]:
+        """Launch token batches one by one; hand each out when ``max_unread`` newer ones are launched."""
+        unread: deque[Flight] = deque()
+        for documents in batches:
             with self._lock:
                 if on_batch is not None:
                     on_batch(np.concatenate([*(flight.documents for flight in unread), documents]))
@@ -139,7 +171,10 @@ class Predictor:
                 yield unread.popleft()
         yield from unread
 
-    def _launch_or_split(self, tokens: TokenBatch, documents: NDArray[np.int64]) -> Iterator[_Flight]:
+    def _launched(self, tokens: TokenBatch, documents: NDArray[np.int64]) -> list[Flight]:
+        return list(self._launch_or_split(tokens, documents))
+
+    def _launch_or_split(self, tokens: TokenBatch, documents: NDArray[np.int64]) -> Iterator[Flight]:
         flight = self._launch_if_it_fits(tokens, documents)
         used = int(tokens.lengths[documents].sum())
         if flight is not None:
@@ -153,7 +188,7 @@ class Predictor:
         else:
             yield from self._launch_alone(tokens, documents, canary=min(used, self.canary_tokens))
 
-    def _launch_alone(self, tokens: TokenBatch, document: NDArray[np.int64], *, canary: int) -> Iterator[_Flight]:
+    def _launch_alone(self, tokens: TokenBatch, document: NDArray[np.int64], *, canary: int) -> Iterator[Flight]:
         """Launch a document that did not fit by itself as soon as others leave room; none if they are not to blame."""
         for pause in PAUSES_S:
             if self._computes(canary):
@@ -164,7 +199,7 @@ class Predictor:
             time.sleep(pause)
         raise starved(self._device, canary, seconds=sum(PAUSES_S))
 
-    def _launch_if_it_fits(self, tokens: TokenBatch, documents: NDArray[np.int64]) -> _Flight | None:
+    def _launch_if_it_fits(self, tokens: TokenBatch, documents: NDArray[np.int64]) -> Flight | None:
         try:
             return self._launch(tokens, documents)
         except (RuntimeError, MemoryError) as error:
@@ -176,7 +211,7 @@ class Predictor:
             torch.cuda.empty_cache()
         return None
 
-    def _launch(self, tokens: TokenBatch, documents: NDArray[np.int64]) -> _Flight:
+    def _launch(self, tokens: TokenBatch, documents: NDArray[np.int64]) -> Flight:
         start = time.perf_counter()
         with torch.inference_mode():
             sent = send(tokens, documents, token_ids=self._token_ids, device=self._device)
@@ -186,13 +221,13 @@ class Predictor:
                 own = states if readout.needs == self._needs else states[_device_rows(readout.needs, sent)]
                 reading = readout.read(model, own, sent.packed)
                 parts.append(
-                    _ArrivingPart(
+                    ArrivingPart(
                         _positions(readout, sent, documents),
                         Arrival(reading.values, torch.float32),
                         None if reading.ids is None else Arrival(reading.ids, torch.int64),
                     )
                 )
-            return _Flight(documents, parts, Mark(self._device), start)
+            return Flight(documents, parts, Mark(self._device), start)
 
     def _suitable_batch_tokens(self) -> int:
         return suitable_batch_tokens(self._computes, self._device)
@@ -202,54 +237,6 @@ class Predictor:
         tokens = plain_tokens(num_tokens, longest=self._models[0].config.max_position_embeddings)
         flight = self._launch_if_it_fits(tokens, np.arange(len(tokens)))
         return flight is not None and len(flight.land()) > 0
-
-
-class _Part(NamedTuple):
-    """A reading of one token batch on the host."""
-
-    positions: NDArray[np.int64]
-    values: NDArray[np.float32]
-    ids: NDArray[np.int64] | None
-
-
-class _ArrivingPart(NamedTuple):
-    """A reading of one token batch, on its way."""
-
-    positions: NDArray[np.int64]
-    values: Arrival
-    ids: Arrival | None
-
-
-@dataclass(frozen=True)
-class _Flight:
-    """A token batch from its launch to the reading of its results."""
-
-    documents: NDArray[np.int64]
-    parts: list[_ArrivingPart]
-    mark: Mark
-    start: float
-
-    def land(self) -> list[_Part]:
-        """Wait for the results and return them, one a model."""
-        self.mark.wait()
-        return [
-            _Part(positions, values.land().numpy(), None if ids is None else ids.land().numpy())
-            for positions, values, ids in self.parts
-        ]
-
-
-class _Clock:
-    """Shares the time of a device out among the flights of several threads: no moment counts twice."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._counted = 0.0
-
-    def busy_since(self, start: float) -> float:
-        """The seconds since ``start`` that were not handed out before."""
-        with self._lock:
-            before, self._counted = self._counted, time.perf_counter()
-            return self._counted - max(start, before)
 
 
 def _joint_needs(readouts: Sequence[Readout]) -> Needs:
@@ -274,19 +261,3 @@ def _positions(readout: Readout, sent: SentBatch, documents: NDArray[np.int64]) 
     if readout.axis == "documents":
         return documents
     return sent.index if readout.needs == "all" else sent.index[sent.host_rows[int(readout.needs)]]
-
-
-def _assemble(parts: Sequence[_Part], *, tokens_computed: int, seconds: float) -> HeadOutput:
-    if not parts:
-        nothing = np.empty((0, 0), dtype=np.float32)
-        return HeadOutput(np.empty(0, dtype=np.int64), nothing, None, tokens_computed, seconds)
-    positions = np.concatenate([part.positions for part in parts])
-    order = np.argsort(positions, kind="stable")
-    ids = [part.ids for part in parts if part.ids is not None]
-    return HeadOutput(
-        positions=positions[order],
-        values=np.concatenate([part.values for part in parts])[order],
-        ids=np.concatenate(ids)[order] if ids else None,
-        tokens_computed=tokens_computed,
-        seconds=seconds,
-    )

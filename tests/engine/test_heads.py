@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import random
+import threading
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -17,6 +18,8 @@ from distilbatch.engine.annotated import AnnotatedBuffer, TokenizedBuffer, row_a
 from distilbatch.engine.heads import Heads
 from distilbatch.engine.spec import DeviceSpec, HeadSpec
 from distilbatch.errors import CheckpointError, ConfigError
+from distilbatch.inference import predictor
+from distilbatch.inference.streams import Streams
 from distilbatch.model.modeling import DistilBertForSequenceClassification, DistilBertModel
 from distilbatch.model.packed import PackedTokens
 from distilbatch.tokenization import DocumentTokenizer
@@ -177,6 +180,26 @@ def test_results_do_not_depend_on_what_else_is_in_the_buffer(topic, seed, budget
             assert found[1] == pytest.approx(expected[1], abs=5e-6)
 
 
+def test_token_batches_run_in_the_calling_thread_where_a_profiler_asks_for_it(topic, monkeypatch):
+    monkeypatch.setattr(predictor, "suitable_streams", lambda _device: Streams(2))
+    heads = load(topic, max_batch_tokens=16)
+    buffer = tokenize(heads, random_texts(20))
+    threads: set[str] = set()
+    original = DistilBertModel.forward_packed
+
+    def noting(self, *args: object) -> torch.Tensor:
+        threads.add(threading.current_thread().name.partition("_")[0])
+        return original(self, *args)
+
+    monkeypatch.setattr(DistilBertModel, "forward_packed", noting)
+    here = threading.current_thread().name
+    with heads.in_turn():
+        heads.predict(buffer)
+    assert threads == {here}
+    heads.predict(buffer)
+    assert "stream" in threads
+
+
 def test_the_rows_of_each_token_batch_are_told_before_it_runs(topic, forward):
     calls = forward(lambda lengths, states: states)
     heads = load(topic, max_batch_tokens=40)
@@ -302,12 +325,13 @@ def test_a_document_without_a_finite_score_is_an_error_row_in_its_head(topic, tm
     assert found.columns[1].take([0, 2]).equals(expected.columns[1].take([0, 2]))
 
 
-def test_a_row_that_fails_in_two_heads_says_so_of_both(topic, forward):
+def test_a_row_that_fails_in_two_heads_says_so_of_both(topic, forward, monkeypatch):
     def too_large(lengths: list[int], states: torch.Tensor) -> torch.Tensor:
         if 4 in lengths:
             raise torch.OutOfMemoryError
         return states
 
+    monkeypatch.setattr(predictor.Predictor, "canary_tokens", 1)
     forward(too_large)
     found = annotate(load(topic, replace(topic, name="again")), ["bada", "bada kego"])
     reason = "out of memory: this document does not fit even alone; lower max_length"
@@ -346,7 +370,8 @@ def test_out_of_memory_splits_the_batch_and_the_next_ones_are_smaller(topic, for
     assert 0 < max(map(sum, calls)) <= 600  # the wall is known by now
 
 
-def test_a_document_that_does_not_fit_even_alone_is_an_error_row(topic, forward):
+def test_a_document_that_does_not_fit_even_alone_is_an_error_row(topic, forward, monkeypatch):
+    monkeypatch.setattr(predictor.Predictor, "canary_tokens", 1)
     forward(out_of_memory_above(10, lambda: torch.OutOfMemoryError("CUDA out of memory")))
     found = annotate(load(topic), ["bada", " ".join(WORDS[:12]), "kego limo"])
     assert [status.value for status in found.statuses] == ["ok", "error", "ok"]

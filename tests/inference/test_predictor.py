@@ -21,6 +21,7 @@ from distilbatch.inference.backends import ReferenceBackend
 from distilbatch.inference.budget import CLEAN_BATCHES, CPU_BATCH_TOKENS, PAUSES_S
 from distilbatch.inference.predictor import Predictor
 from distilbatch.inference.readouts import Embedding, MaskScores, Readout, SequenceLogits, TokenLogits
+from distilbatch.inference.streams import Streams
 from distilbatch.model.configuration import DistilBertConfig
 from distilbatch.model.modeling import (
     DistilBertForMaskedLM,
@@ -227,6 +228,102 @@ def test_an_observer_hears_of_every_batch_that_may_still_run():
     assert heard == [[0], [0, 1], [1, 2], [2, 3]]
 
 
+# --- Token batches side by side, as on CPUs of several cores ---------------------------------------------------------
+
+
+@pytest.fixture(scope="module", params=[2, 3])
+def streams(request) -> Streams:
+    return Streams(request.param)
+
+
+@pytest.mark.parametrize("budget", [1, 17, 64, 300, 100_000])
+@pytest.mark.parametrize("seed", range(4))
+def test_results_of_streams_equal_those_of_one_document_at_a_time_in_order(model, streams, budget, seed):
+    rng = np.random.default_rng(seed)
+    tokens = documents(rng.integers(1, 65, size=rng.integers(1, 40)), seed=seed)
+    predictor = predictor_of(model, budget=budget)
+    predictor.streams = streams
+    (output,) = predictor.predict(tokens)
+    np.testing.assert_allclose(output.values, one_by_one(model, tokens), atol=1e-5, rtol=1e-5)
+    assert output.positions.tolist() == list(range(len(tokens)))
+    assert output.tokens_computed == len(tokens.input_ids)
+    assert output.seconds > 0
+
+
+@pytest.mark.parametrize("capacity", [1, 4, 9, 15, 40])
+@pytest.mark.parametrize("budget", [1, 10, 64])
+def test_streams_split_what_does_not_fit_and_leave_out_what_never_does(streams, capacity, budget):
+    tokens = documents([7, 3, 9, 12, 5, 1, 20, 2])
+    predictor = predictor_of(CountingModel(capacity), budget=budget)
+    predictor.streams = streams
+    (output,) = predictor.predict(tokens)
+    fitting = np.flatnonzero(tokens.lengths <= capacity)
+    assert output.positions.tolist() == fitting.tolist()
+    np.testing.assert_array_equal(output.values.reshape(-1, NUM_CLASSES), expected_of(tokens)[fitting])
+
+
+def test_token_batches_run_side_by_side_and_the_last_one_of_an_odd_number_with_all_cores(monkeypatch):
+    fake, threads = CountingModel(capacity=1000), {}
+    both, forward = threading.Barrier(2, timeout=20), fake.distilbert.forward_packed
+
+    def meeting(packed: PackedTokens, rows: Rows) -> torch.Tensor:
+        threads[len(packed.input_ids)] = threading.current_thread().name.partition("_")[0]
+        if len(packed.input_ids) > 5:
+            both.wait()
+        return forward(packed, rows)
+
+    monkeypatch.setattr(fake.distilbert, "forward_packed", meeting)
+    predictor, tokens = predictor_of(fake, budget=9), documents([9, 8, 7, 6, 5])
+    predictor.streams = Streams(2)
+    np.testing.assert_array_equal(logits_of(predictor, tokens), expected_of(tokens))
+    assert threads == {9: "stream", 8: "stream", 7: "stream", 6: "stream", 5: threading.current_thread().name}
+
+
+def test_an_observer_hears_of_every_document_before_its_stream_runs_it_and_while_it_may(streams):
+    fake, tokens = CountingModel(capacity=1000), documents([12, 11, 10, 9, 8, 7])
+    predictor = predictor_of(fake, budget=12)
+    predictor.streams = streams
+    heard: list[set[int]] = []
+
+    def note(chosen: np.ndarray) -> None:
+        assert tokens.lengths[chosen[-1]] not in fake.calls
+        heard.append(set(chosen.tolist()))
+
+    predictor.predict(tokens, on_batch=note)
+    count = streams.count
+    assert heard == [set(range(max(0, last - count), last + 1)) for last in range(6)]
+
+
+@pytest.mark.parametrize("fault", ["observer", "stream"])
+def test_nothing_runs_any_more_when_a_fault_comes_out(monkeypatch, streams, fault):
+    fake, tokens = CountingModel(capacity=1000), documents([12, 11, 10, 9, 8, 7])
+    running, forward = [], fake.distilbert.forward_packed
+
+    def slow(packed: PackedTokens, rows: Rows) -> torch.Tensor:
+        if fault == "stream" and len(packed.input_ids) == 11:
+            raise RuntimeError("on purpose")
+        running.append(0)
+        time.sleep(0.1)
+        running.pop()
+        return forward(packed, rows)
+
+    def stop(chosen: np.ndarray) -> None:
+        if fault == "observer" and chosen[-1] == 2:
+            raise RuntimeError("on purpose")
+
+    monkeypatch.setattr(fake.distilbert, "forward_packed", slow)
+    predictor = predictor_of(fake, budget=12)
+    predictor.streams = streams
+    with pytest.raises(RuntimeError, match="on purpose"):
+        predictor.predict(tokens, on_batch=stop)
+    calls = list(fake.calls)
+    assert running == []
+    time.sleep(0.3)
+    assert fake.calls == calls
+    fault = "none"
+    np.testing.assert_array_equal(logits_of(predictor, tokens), expected_of(tokens))
+
+
 @pytest.mark.parametrize("capacity", [1, 4, 9, 15, 40])
 def test_memory_that_runs_out_with_batches_under_way_costs_none_of_their_results(capacity):
     tokens = documents([7, 3, 9, 12, 5, 1, 20, 2])
@@ -354,15 +451,15 @@ def test_memory_that_is_back_when_the_canary_sings_costs_no_document(monkeypatch
     np.testing.assert_array_equal(logits_of(predictor_of(fake, budget=7), tokens), expected_of(tokens))
 
 
-def test_the_canary_is_no_longer_than_the_document_that_did_not_fit():
+def test_the_canary_is_no_longer_than_the_document_that_did_not_fit(monkeypatch):
     fake = CountingModel(capacity=6)
     predictor = predictor_of(fake, budget=6)
     predictor.canary_tokens = 6
     assert np.isnan(logits_of(predictor, documents([40, 5]))).all(axis=1).tolist() == [True, False]
     assert fake.calls == [40, 6, 40, 5]
-    with pytest.MonkeyPatch.context() as patched, pytest.raises(ResourceError):
-        patched.setattr(time, "sleep", lambda _seconds: setattr(fake.distilbert, "capacity", 2))
-        fake.distilbert.capacity = 2
+    fake.distilbert.capacity = 2
+    monkeypatch.setattr(time, "sleep", lambda _seconds: None)
+    with pytest.raises(ResourceError):
         predictor.predict(documents([3]))
     assert fake.calls[4:] == [3] * 4
 

@@ -7,6 +7,8 @@ not allocate and fault in a new score matrix for each step.
 
 from __future__ import annotations
 
+import threading
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812 - torch's own name for it
@@ -22,8 +24,8 @@ _SHORT_HEAD = 1024
 _FEW_DOCUMENTS = 4
 
 
-class Workspace:
-    """Memory that is used again: one buffer a name, as large as was ever needed. Not for two threads at once."""
+class Workspace(threading.local):
+    """Memory that is used again: one buffer a name and thread, as large as was ever needed."""
 
     def __init__(self) -> None:
         self._buffers: dict[tuple[str, torch.dtype], Tensor] = {}

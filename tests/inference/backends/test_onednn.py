@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import random
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -280,3 +281,12 @@ def test_what_this_machine_lacks_is_computed_by_the_plain_kernels(monkeypatch):
     monkeypatch.setattr(operators, "has_packed_linear", lambda _dtype: False)
     assert isinstance(choose_backend("float32", CPU, torch.float32), ReferenceBackend)
     assert isinstance(choose_backend("bfloat16", torch.device("meta"), torch.bfloat16), ReferenceBackend)
+
+
+def test_two_threads_never_share_a_workspace():
+    workspace, shape = Workspace(), (2, 3)
+    mine = workspace.take("scores", shape, torch.float32)
+    with ThreadPoolExecutor(1) as pool:
+        other = pool.submit(workspace.take, "scores", shape, torch.float32).result()
+    assert other.data_ptr() != mine.data_ptr()
+    assert workspace.take("scores", shape, torch.float32).data_ptr() == mine.data_ptr()
