@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
@@ -16,6 +16,7 @@ from distilbatch.cli.bench_tables import bench_tables, command_tables
 from distilbatch.cli.console import show, show_json
 from distilbatch.cli.failures import verb
 from distilbatch.cli.options import AsJson, Debug, Overrides, local_path
+from distilbatch.cli.words import words_of
 from distilbatch.errors import ConfigError, SetupError
 
 if TYPE_CHECKING:
@@ -66,6 +67,7 @@ _Plot = Annotated[
 
 
 def bench(  # noqa: PLR0913, PLR0917 - the options of a command
+    context: typer.Context,
     configs: _Configs = None,
     data: _Data = None,
     text: _Text = "text",
@@ -111,18 +113,21 @@ def bench(  # noqa: PLR0913, PLR0917 - the options of a command
             seed=seed,
         )
         _check_options(options, plot)
-        report = _measure(options)
+        report = _measure(options, words_of(context))
         _write_files(report, save, plot)
         tables = command_tables if options.jobs else bench_tables
         show_json(report) if as_json else show(*tables(report))
 
 
-def _measure(options: BenchOptions) -> dict[str, Any]:
+def _measure(options: BenchOptions, words: Sequence[str]) -> dict[str, Any]:
     from distilbatch.bench.commands import time_commands  # noqa: PLC0415
+    from distilbatch.bench.provenance import describe_provenance  # noqa: PLC0415
     from distilbatch.bench.run import run_bench  # noqa: PLC0415
 
+    provenance = describe_provenance(["bench", *words])
     with _ended_by_sigterm():
-        return time_commands(options) if options.jobs else run_bench(options)
+        report = time_commands(options) if options.jobs else run_bench(options)
+    return {"provenance": provenance, **report}
 
 
 def _load(configs: list[str] | None, overrides: list[str] | None) -> Config | None:

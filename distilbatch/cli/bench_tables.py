@@ -13,8 +13,8 @@ _LINEAR_NAMES = {"qkv": "dim x 3 dim", "out": "dim x dim", "ffn_in": "dim x hidd
 
 
 def bench_tables(report: Mapping[str, Any]) -> Iterable[RenderableType]:
-    """The machine, its limit, everybody measured, everybody who was not, ratios, stages and targets."""
-    yield facts("measured on", _setting(report))
+    """Command and machine, its limit, everybody measured, everybody who was not, ratios, stages and targets."""
+    yield facts("measured on", [*_provenance(report), *_setting(report)])
     yield ""
     yield from _limit(report["limit"])
     yield ""
@@ -27,11 +27,12 @@ def bench_tables(report: Mapping[str, Any]) -> Iterable[RenderableType]:
 
 
 def command_tables(report: Mapping[str, Any]) -> Iterable[RenderableType]:
-    """The machine, and how long each command took."""
+    """Command and machine, and how long each timed command took."""
     machine = report["machine"]
     yield facts(
         "measured on",
         [
+            *_provenance(report),
             ("machine", _machine(machine)),
             ("model", report["model"]["name"]),
             ("documents", report["data"]["source"]),
@@ -57,6 +58,15 @@ def command_tables(report: Mapping[str, Any]) -> Iterable[RenderableType]:
     yield table
     if found := report["first_answer_s"]:
         yield f"pipe: first answer after {found['median']:.2f} s ({found['min']:.2f} to {found['max']:.2f})"
+
+
+def _provenance(report: Mapping[str, Any]) -> Iterable[tuple[str, str]]:
+    """Nothing of a report that was saved before reports said it."""
+    if found := report.get("provenance"):
+        yield "command", found["command"]
+        yield "date", found["date"]
+        commit = f", commit {found['commit']}" if found["commit"] else ""
+        yield "code", f"distilbatch {found['version']}{commit}"
 
 
 def _machine(machine: Mapping[str, Any]) -> str:

@@ -17,6 +17,7 @@ from distilbatch.cli.doctor import doctor
 from distilbatch.cli.pipe import pipe
 from distilbatch.cli.runs import plan, run
 from distilbatch.cli.sinks import status, verify
+from distilbatch.cli.words import KeepsWords
 
 app = typer.Typer(
     name="distilbatch",
@@ -42,7 +43,7 @@ def program(
 
 
 for verb in (run, plan, status, verify, pipe, bench, convert, demo, doctor):
-    app.command()(verb)
+    app.command(cls=KeepsWords)(verb)
 app.add_typer(config, name="config")
 
 

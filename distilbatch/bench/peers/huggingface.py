@@ -19,6 +19,7 @@ from distilbatch.bench.competitor import TEXT, Competitor, probe_documents
 from distilbatch.bench.inputs import read_texts
 from distilbatch.bench.machine import versions_of
 from distilbatch.bench.peers.padded import PaddedPeer
+from distilbatch.bench.peers.slots import TokenSlots
 from distilbatch.bench.workload import FEATURE_EXTRACTION, Workload
 
 _BATCH_ROWS = 32
@@ -83,9 +84,7 @@ class HuggingFacePipeline(Competitor):
         self._texts = read_texts(workload)
         self._few = sorted(self._texts, key=len)[: probe_documents(workload)]
         self._limits = {"truncation": True, "max_length": workload.max_length}
-        sizes = [len(ids) for ids in self._pipeline.tokenizer(self._texts, **self._limits)["input_ids"]]
-        rows = [sizes[start : start + _BATCH_ROWS] for start in range(0, len(sizes), _BATCH_ROWS)]
-        self._tokens_computed = sum(len(batch) * max(batch) for batch in rows)
+        self._slots = TokenSlots(self._pipeline.model.get_input_embeddings())
 
     @property
     @override
@@ -113,8 +112,9 @@ class HuggingFacePipeline(Competitor):
 
     @override
     def run(self, scope: str) -> Mapping[str, Any]:
+        self._slots.take()
         self._pipeline(self._texts, batch_size=_BATCH_ROWS, **self._limits)
-        return {"tokens_computed": self._tokens_computed}
+        return {"tokens_computed": self._slots.take()}
 
 
 def load_pipeline(workload: Workload) -> Any:  # noqa: ANN401 - a library without types here

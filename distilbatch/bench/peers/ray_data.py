@@ -23,12 +23,13 @@ from typing_extensions import override
 from distilbatch.bench.competitor import JOB, Competitor
 from distilbatch.bench.machine import versions_of
 from distilbatch.bench.peers.huggingface import load_pipeline
+from distilbatch.bench.peers.slots import TokenSlots
 from distilbatch.bench.workload import Workload
 from distilbatch.engine.actors.cluster import start_local
 
 _BATCH_ROWS = 32
 _BLOCKS_PER_ACTOR = 4
-_START, _STOP, _LABEL, _LOGITS, _ROW = "start_s", "stop_s", "label", "logits", "row"
+_START, _STOP, _LABEL, _LOGITS, _ROW, _SLOTS = "start_s", "stop_s", "label", "logits", "row", "token_slots"
 
 
 class Classifier:
@@ -42,6 +43,7 @@ class Classifier:
     def __init__(self, workload: Mapping[str, Any], details: bool) -> None:
         chosen = Workload.from_dict(workload)
         self._pipeline = load_pipeline(chosen)
+        self._slots = TokenSlots(self._pipeline.model.get_input_embeddings())
         self._text = chosen.text_column
         self._details = details
         self._settings = {"batch_size": _BATCH_ROWS, "truncation": True, "max_length": chosen.max_length}
@@ -58,6 +60,8 @@ class Classifier:
             )
         else:
             batch[_LABEL] = [result["label"] for result in self._pipeline(texts, **self._settings)]
+        batch[_SLOTS] = np.zeros(len(texts), dtype=np.int64)
+        batch[_SLOTS][:1] = self._slots.take()  # of the whole batch, once
         batch[_START], batch[_STOP] = np.full(len(texts), start), np.full(len(texts), time.time())
         return batch
 
@@ -106,7 +110,8 @@ class RayDataPeer(Competitor):
         table = self._run(details=False)
         wall = time.perf_counter() - start
         # Each execution starts its actors anew; a table of millions of rows would not notice.
-        return {"seconds": float(max(table[_STOP].to_pylist()) - min(table[_START].to_pylist())), "with_start_s": wall}
+        seconds = float(max(table[_STOP].to_pylist()) - min(table[_START].to_pylist()))
+        return {"seconds": seconds, "with_start_s": wall, "tokens_computed": sum(table[_SLOTS].to_pylist())}
 
     def _run(self, *, details: bool) -> Any:  # noqa: ANN401 - an Arrow table
         folder = next(self._folders)

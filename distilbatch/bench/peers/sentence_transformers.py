@@ -18,6 +18,7 @@ from typing_extensions import override
 from distilbatch.bench.competitor import TEXT, Competitor, probe_documents
 from distilbatch.bench.inputs import read_texts
 from distilbatch.bench.machine import versions_of
+from distilbatch.bench.peers.slots import TokenSlots
 from distilbatch.bench.workload import Workload
 
 _BATCH_ROWS = 32
@@ -33,6 +34,7 @@ class SentenceTransformersPeer(Competitor):
     def __init__(self, workload: Workload) -> None:
         torch.set_num_threads(workload.threads)
         encoder = modules.Transformer(str(workload.model), max_seq_length=workload.max_length)
+        self._slots = TokenSlots(encoder.model.get_input_embeddings())
         pooling = modules.Pooling(encoder.get_embedding_dimension(), workload.pooling)
         self._model = sentence_transformers.SentenceTransformer(modules=[encoder, pooling], device=workload.device)
         self._texts = read_texts(workload)
@@ -57,8 +59,9 @@ class SentenceTransformersPeer(Competitor):
 
     @override
     def run(self, scope: str) -> Mapping[str, Any]:
+        self._slots.take()
         self._encode(self._texts)
-        return {}
+        return {"tokens_computed": self._slots.take()}
 
     def _encode(self, texts: list[str]) -> NDArray[np.float32]:
         values: NDArray[np.float32] = self._model.encode(texts, batch_size=_BATCH_ROWS, show_progress_bar=False)
