@@ -10,11 +10,11 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from distilbatch.config.dialect import YamlSyntaxError
 from distilbatch.config.document import (
     MAX_BYTES,
     Document,
     Origin,
-    YamlSyntaxError,
     parse_yaml,
     substitute_environment,
     to_yaml,
