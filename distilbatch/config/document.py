@@ -21,6 +21,7 @@ __all__ = [
     "Document",
     "Origin",
     "describe",
+    "parse_setting",
     "parse_yaml",
     "substitute_environment",
     "to_yaml",
@@ -108,6 +109,23 @@ def parse_yaml(text: str, *, label: str, rank: int, lines: bool = True) -> Docum
     document = Document(None, {(): Origin(rank, 0, label)})
     if node is not None:
         document.value = _Builder(loader, document, lines=lines).build(node, ())
+    return document
+
+
+def parse_setting(text: str, *, label: str, rank: int) -> Document:
+    """Parse the value of a setting on a command line, as ``parse_yaml`` does a document.
+
+    A comment is refused: there it is a part of the value that was meant, such as of the path ``out #1``.
+
+    Raises:
+        YamlSyntaxError: No value could be made of the text, or it holds a comment.
+    """
+    document = parse_yaml(text, label=label, rank=rank, lines=False)
+    end = 0
+    for token in yaml.scan(text, Loader=Loader):
+        if "#" in text[end : token.start_mark.index]:
+            raise YamlSyntaxError("'#' begins a comment")
+        end = token.end_mark.index
     return document
 
 

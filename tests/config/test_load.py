@@ -347,6 +347,8 @@ def test_aliases_are_followed(write):
         ("engine.max_batch_tokens=1e3", lambda config: config.engine.max_batch_tokens == 1000),
         ("sink={path: out, passthrough: [no, y, registry]}",
          lambda config: config.sink.passthrough == ("no", "y", "registry")),
+        ("sink.path='out #1'", lambda config: config.sink.path == "out #1"),
+        ("sink.path=out#1", lambda config: config.sink.path == "out#1"),
         ("annotate.0.top_k=null", lambda config: config.annotate[0].top_k is None),
         ("annotate.0.top_k=", lambda config: config.annotate[0].top_k is None),
         ("annotate.0.threshold=0.5", lambda config: config.annotate[0].threshold == 0.5),
@@ -383,6 +385,9 @@ def test_overrides_are_typed_as_yaml(write, override, value):
         ("annotate=[{name: a, task: text-classification, model: m, top_k: 0}]",
          "-s annotate: annotate.0.top_k: expected a whole number of at least 1, found the number 0"),
         ("sink.path={{ date }}/x", "-s sink.path: not a YAML value: "),
+        ("sink.path=out #1", "-s sink.path: not a YAML value: '#' begins a comment; put text with special"),
+        ("sink.path=#1", "-s sink.path: not a YAML value: '#' begins a comment"),
+        ("sink={path: a} # b", "-s sink: not a YAML value: '#' begins a comment"),
         ("sink={path: a, path: b}", "-s sink: sink.path: key given twice, first on line 1"),
     ],
 )
