@@ -14,6 +14,17 @@ from rich.console import Console, RenderableType
 from distilbatch.errors import ResourceError
 
 _PLAIN_WIDTH = 120  # columns of a table in a file or a log
+_WIDTHS = range(20, 1001)  # columns that a table can be laid out for
+
+
+def forget_unusable_width() -> None:
+    """Take COLUMNS out of the environment where it is no width that anything can be printed in.
+
+    Some terminals and cron jobs set it to 0, which rich takes at its word: tables and help would be blank.
+    """
+    columns = os.environ.get("COLUMNS", "")
+    if not (columns.isascii() and columns.isdecimal() and len(columns) < 5 and int(columns) in _WIDTHS):
+        os.environ.pop("COLUMNS", None)
 
 
 def show(*results: RenderableType) -> None:

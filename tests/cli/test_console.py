@@ -10,7 +10,7 @@ import sys
 
 import pytest
 
-from distilbatch.cli.console import printable
+from distilbatch.cli.console import forget_unusable_width, printable
 from distilbatch.cli.tables import command, duration, size
 from distilbatch.errors import ConfigError, DistilbatchError
 
@@ -87,6 +87,30 @@ def test_what_a_verb_raises_decides_the_exit_code(call, place, monkeypatch, rais
         assert (ran.code, ran.err) == (2, "error: one\n       two\n  expected: x\n  remedy:   y\n")
     else:
         assert (ran.code, ran.err) == (130, "")
+
+
+@pytest.mark.parametrize("columns", ["0", "-5", "3", "many", "", "²", "9" * 5000])
+def test_a_width_that_is_none_is_forgotten(monkeypatch, columns):
+    monkeypatch.setenv("COLUMNS", columns)
+    forget_unusable_width()
+    assert "COLUMNS" not in os.environ
+    monkeypatch.setenv("COLUMNS", "100")
+    forget_unusable_width()
+    assert os.environ["COLUMNS"] == "100"
+
+
+def test_a_width_of_no_columns_blanks_neither_help_nor_tables(start, call, place, monkeypatch):
+    assert call("run", place.config).code == 0
+    monkeypatch.setenv("TERM", "dumb")
+    for arguments, word in ((("run", "--help"), "--exit-no-data"), (("status", "out"), "published")):
+        printed = []
+        for columns in (None, "0", "many"):
+            monkeypatch.delenv("COLUMNS", raising=False)
+            if columns is not None:
+                monkeypatch.setenv("COLUMNS", columns)
+            printed.append(start(*arguments).communicate(timeout=60)[0])
+        assert word in printed[0]
+        assert printed == printed[:1] * 3
 
 
 def test_logs_are_dated_lines_where_nobody_watches(call, place):
