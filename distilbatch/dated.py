@@ -7,6 +7,8 @@ from datetime import datetime, timezone
 
 from typing_extensions import override
 
+from distilbatch.masking import MaskingFormatter
+
 
 class DatedFormatter(logging.Formatter):
     """``2026-11-20T05:54:11.591+01:00 INFO message``: ISO 8601, local time."""
@@ -25,5 +27,5 @@ def date_worker_logs() -> None:
     root = logging.getLogger()
     if not root.handlers:
         handler = logging.StreamHandler()
-        handler.setFormatter(DatedFormatter())
+        handler.setFormatter(MaskingFormatter(DatedFormatter()))
         root.addHandler(handler)

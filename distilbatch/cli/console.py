@@ -12,6 +12,7 @@ from typing import TextIO
 from rich.console import Console, RenderableType
 
 from distilbatch.errors import ResourceError
+from distilbatch.masking import mask
 
 _PLAIN_WIDTH = 120  # columns of a table in a file or a log
 _WIDTHS = range(20, 1001)  # columns that a table can be laid out for
@@ -60,9 +61,9 @@ def show_text(text: str) -> bool:
 
 
 def complain(message: str) -> None:
-    """Print a message for people on standard error."""
+    """Print a message for people on standard error, without the credentials that a library's error may repeat."""
     with suppress(OSError):  # there is nowhere left to say so
-        _write(sys.stderr, printable(message) + "\n")
+        _write(sys.stderr, printable(mask(message)) + "\n")
 
 
 def printable(text: str) -> str:

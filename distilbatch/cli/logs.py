@@ -10,6 +10,7 @@ from typing_extensions import override
 
 from distilbatch.cli.console import is_interactive
 from distilbatch.dated import DatedFormatter
+from distilbatch.masking import MaskingFormatter
 
 
 class _StderrHandler(logging.StreamHandler[TextIO]):
@@ -42,7 +43,7 @@ def configure_logging(*, debug: bool) -> None:
         debug: Show debug messages too.
     """
     handler = _StderrHandler()
-    handler.setFormatter(_ShortFormatter("%(message)s") if is_interactive() else DatedFormatter())
+    handler.setFormatter(MaskingFormatter(_ShortFormatter("%(message)s") if is_interactive() else DatedFormatter()))
     root = logging.getLogger()
     for old in [old for old in root.handlers if isinstance(old, _StderrHandler)]:
         root.removeHandler(old)

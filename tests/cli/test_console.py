@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import shutil
 import subprocess
@@ -88,6 +89,21 @@ def test_what_a_verb_raises_decides_the_exit_code(call, place, monkeypatch, rais
         assert (ran.code, ran.err) == (2, "error: one\n       two\n  expected: x\n  remedy:   y\n")
     else:
         assert (ran.code, ran.err) == (130, "")
+
+
+def test_credentials_reach_neither_messages_nor_tracebacks_nor_logs(call, place, monkeypatch):
+    import distilbatch.engine.forecast
+
+    def fails(*arguments, **options):
+        logging.getLogger("distilbatch").warning("trying https://user:s3cret@h again")
+        raise KeyError("https://user:s3cret@h/x")
+
+    monkeypatch.setattr(distilbatch.engine.forecast, "plan", fails)
+    for options in ((), ("--debug",)):
+        err = call("plan", place.config, *options).err
+        assert "trying https://***@h again" in err
+        assert "internal error: KeyError: 'https://***@h/x'" in err
+        assert "s3cret" not in err
 
 
 @pytest.mark.parametrize("columns", ["0", "-5", "3", "many", "", "²", "9" * 5000])
