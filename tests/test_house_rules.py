@@ -20,7 +20,7 @@ LIBRARY = ROOT / "distilbatch"
 # Imports point down: a unit may import units of lower layers only.
 LAYERS = (
     {"errors"},
-    {"oserrors", "records", "schema", "layout", "config", "fingerprint", "pipeline", "startup"},
+    {"oserrors", "records", "schema", "layout", "config", "fingerprint", "pipeline", "startup", "dated", "masking"},
     {"model", "inference", "tokenization", "tasks", "source", "shards", "sink", "commit"},
     {"engine", "train", "report", "bench", "interop", "demo"},
     {"cli"},

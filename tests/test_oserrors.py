@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from distilbatch.errors import ResourceError, SetupError
-from distilbatch.oserrors import LINK, storage_error, storing
+from distilbatch.errors import ConfigError, ResourceError, SetupError
+from distilbatch.oserrors import LINK, excess_of, resolved, storage_error, storing, what_is_at
 
 
 @pytest.mark.parametrize(
@@ -24,6 +24,7 @@ from distilbatch.oserrors import LINK, storage_error, storing
         (errno.ENOENT, SetupError, 6, "expected the folder /out to exist"),
         (errno.EEXIST, SetupError, 6, "expected a name that was never used"),
         (errno.EIO, SetupError, 6, "check the disk"),
+        (errno.ENAMETOOLONG, ConfigError, 2, "expected names of at most 255 bytes, and 4095 in all; found File name"),
         (errno.EXDEV, SetupError, 6, "found Invalid cross-device link"),
     ],
 )
@@ -46,3 +47,41 @@ def test_what_cannot_be_linked_needs_hard_links(number):
 def test_other_errors_pass_unchanged():
     with pytest.raises(ZeroDivisionError), storing("write", Path("/out/x")):
         raise ZeroDivisionError
+
+
+@pytest.mark.parametrize(
+    ("path", "excess"),
+    [
+        ("a/" + "x" * 255, ""),
+        ("a/" + "x" * 256 + "/b", "a name of 256 bytes, and file systems take 255"),
+        ("ü" * 128, "a name of 256 bytes, and file systems take 255"),
+        ("\udc80" * 86, "a name of 258 bytes, and file systems take 255"),
+        ("ab/" * 1365, ""),
+        ("ab/" * 1365 + "c", "4096 bytes, and file systems take 4095"),
+        ("", ""),
+    ],
+    ids=len,
+)
+def test_a_path_that_is_too_long_for_any_file_system_is_told(path, excess):
+    assert excess_of(path) == excess
+
+
+def test_any_path_can_be_looked_at(tmp_path):
+    (tmp_path / "file").touch()
+    (tmp_path / "loop").symlink_to("loop")
+    (tmp_path / "link").symlink_to("file")
+    os.mkfifo(tmp_path / "pipe")
+    names = (".", "link", "pipe", "none", "file/below", "x" * 300, "a\0b", "loop/x")
+    assert [what_is_at(tmp_path / name) for name in names] == [
+        "a folder",
+        "a file",
+        "neither a file nor a folder",
+        "nothing there",
+        "nothing there",
+        "File name too long",
+        "embedded null byte",
+        "Too many levels of symbolic links",
+    ]
+    assert resolved(tmp_path / "link") == (tmp_path / "file").resolve()
+    for name in ("x" * 300, "a\0b", "loop"):
+        assert resolved(tmp_path / name).name == name

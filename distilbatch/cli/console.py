@@ -12,8 +12,20 @@ from typing import TextIO
 from rich.console import Console, RenderableType
 
 from distilbatch.errors import ResourceError
+from distilbatch.masking import mask
 
 _PLAIN_WIDTH = 120  # columns of a table in a file or a log
+_WIDTHS = range(20, 1001)  # columns that a table can be laid out for
+
+
+def forget_unusable_width() -> None:
+    """Take COLUMNS out of the environment where it is no width that anything can be printed in.
+
+    Some terminals and cron jobs set it to 0, which rich takes at its word: tables and help would be blank.
+    """
+    columns = os.environ.get("COLUMNS", "")
+    if not (columns.isascii() and columns.isdecimal() and len(columns) < 5 and int(columns) in _WIDTHS):
+        os.environ.pop("COLUMNS", None)
 
 
 def show(*results: RenderableType) -> None:
@@ -49,9 +61,9 @@ def show_text(text: str) -> bool:
 
 
 def complain(message: str) -> None:
-    """Print a message for people on standard error."""
+    """Print a message for people on standard error, without the credentials that a library's error may repeat."""
     with suppress(OSError):  # there is nowhere left to say so
-        _write(sys.stderr, printable(message) + "\n")
+        _write(sys.stderr, printable(mask(message)) + "\n")
 
 
 def printable(text: str) -> str:

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from distilbatch import __version__
 from distilbatch.errors import DistilbatchError
+from distilbatch.masking import mask
 
 OK = "ok"
 WARNING = "warning"
@@ -164,7 +165,7 @@ def check_shared_memory(folder: Path) -> Check:
 
 def check_ray_address(environ: Mapping[str, str]) -> Check:
     """The cluster that a run with ``engine.type: ray`` would join."""
-    address = environ.get("RAY_ADDRESS")
+    address = mask(environ.get("RAY_ADDRESS", ""))
     if not address:
         return Check("ray cluster", OK, "RAY_ADDRESS is not set; a run starts a cluster of its own")
     if environ.get("RAY_AUTH_MODE") != "token":

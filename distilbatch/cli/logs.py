@@ -9,8 +9,8 @@ from typing import TextIO
 from typing_extensions import override
 
 from distilbatch.cli.console import is_interactive
-
-_DATED = "%(asctime)s %(levelname)s %(message)s"
+from distilbatch.dated import DatedFormatter
+from distilbatch.masking import MaskingFormatter
 
 
 class _StderrHandler(logging.StreamHandler[TextIO]):
@@ -43,7 +43,7 @@ def configure_logging(*, debug: bool) -> None:
         debug: Show debug messages too.
     """
     handler = _StderrHandler()
-    handler.setFormatter(_ShortFormatter("%(message)s") if is_interactive() else logging.Formatter(_DATED))
+    handler.setFormatter(MaskingFormatter(_ShortFormatter("%(message)s") if is_interactive() else DatedFormatter()))
     root = logging.getLogger()
     for old in [old for old in root.handlers if isinstance(old, _StderrHandler)]:
         root.removeHandler(old)

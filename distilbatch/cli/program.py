@@ -12,6 +12,7 @@ from distilbatch import __version__
 from distilbatch.cli.bench import bench
 from distilbatch.cli.checkpoints import convert
 from distilbatch.cli.configs import app as config
+from distilbatch.cli.console import forget_unusable_width
 from distilbatch.cli.demo import demo
 from distilbatch.cli.doctor import doctor
 from distilbatch.cli.pipe import pipe
@@ -52,4 +53,5 @@ def main() -> None:
     if isinstance(sys.stdout, TextIOWrapper):
         # A label or a file name that the terminal cannot show must not end a run that is committed.
         sys.stdout.reconfigure(errors="backslashreplace")
+    forget_unusable_width()
     app(prog_name="distilbatch")

@@ -5,6 +5,7 @@ What they need of the records is imported inside them.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from datetime import datetime, timezone
 from pathlib import Path
@@ -52,7 +53,7 @@ def verify(
 def _sink_folder(target: str, *, day: str | None, overrides: Sequence[str]) -> Path:
     """The sink that ``target`` is or names; a folder that is not there is for the caller to refuse."""
     path = Path(target)
-    if path.is_dir() or (not path.exists() and path.suffix not in _CONFIG_SUFFIXES and target != "-"):
+    if os.path.isdir(path) or (not os.path.exists(path) and path.suffix not in _CONFIG_SUFFIXES and target != "-"):
         return path
     from distilbatch.config import load_config, render, resolve_date, today_in  # noqa: PLC0415
 

@@ -102,10 +102,11 @@ class LocalStore(Store):
 
     @override
     def size(self, path: Path) -> int | None:
-        try:
-            return path.stat().st_size
-        except FileNotFoundError:
-            return None
+        with storing("look at", path):
+            try:
+                return path.stat().st_size
+            except FileNotFoundError:
+                return None
 
     @override
     def replace(self, path: Path, data: bytes) -> None:
@@ -167,7 +168,7 @@ def refuse_unshared(plan: Path) -> None:
 
 
 def _existing(folder: Path) -> Path:
-    while not folder.exists() and folder != folder.parent:
+    while not os.path.exists(folder) and folder != folder.parent:
         folder = folder.parent
     return folder
 

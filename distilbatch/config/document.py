@@ -1,4 +1,4 @@
-"""YAML text to plain values, with the line of every key. The only module that imports ``yaml``.
+"""YAML text to plain values, with the line of every key. Only here and in dialect.py is ``yaml`` imported.
 
 Stricter than YAML: one document, text keys, no key twice, no explicit tags but ``!!str``, no merge keys, and bounds on
 size, depth and node count, so that no file can take the process down.
@@ -14,25 +14,22 @@ from typing import Any
 
 import yaml
 
+from distilbatch.config.dialect import MERGE_TAG, STR_TAG, Dumper, Loader, YamlSyntaxError, check_bounds
 from distilbatch.config.fields import Location
 
-__all__ = ["Document", "Origin", "YamlSyntaxError", "describe", "parse_yaml", "substitute_environment", "to_yaml"]
+__all__ = [
+    "Document",
+    "Origin",
+    "describe",
+    "parse_setting",
+    "parse_yaml",
+    "substitute_environment",
+    "to_yaml",
+]
 
 MAX_BYTES = 1 << 20
-MAX_NODES = 10_000  # counted after aliases are followed: nine nested aliases of nine entries stand for 10^9 nodes
-MAX_DEPTH = 40
 
 _REFERENCE = re.compile(r"\$\{(?:env:([A-Za-z_][A-Za-z0-9_]*)(?::-([^{}]*))?\})?")
-_STR_TAG = "tag:yaml.org,2002:str"
-_MERGE_TAG = "tag:yaml.org,2002:merge"
-
-
-class YamlSyntaxError(ValueError):
-    """Text that is no YAML, or YAML beyond the bounds; ``line`` and ``column`` count from 1, 0 is unknown."""
-
-    def __init__(self, message: str, *, line: int = 0, column: int = 0) -> None:
-        super().__init__(message)
-        self.message, self.line, self.column = message, line, column
 
 
 @dataclass(frozen=True, order=True, slots=True)
@@ -81,29 +78,6 @@ class Document:
         self.problems.append((self.origin(path), path, message))
 
 
-class _Loader(yaml.SafeLoader):
-    """Composes nodes within the bounds; the recursion of PyYAML is as deep as the document."""
-
-    depth = 0
-    nodes = 0
-
-    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:  # noqa: ANN401
-        self.depth += 1
-        self.nodes += 1
-        _check_bounds(self.nodes, self.depth, self.peek_event())  # type: ignore[no-untyped-call]
-        node: yaml.Node | None = super().compose_node(parent, index)
-        self.depth -= 1
-        return node
-
-
-def _check_bounds(nodes: int, depth: int, place: yaml.Node | yaml.Event) -> None:
-    line = place.start_mark.line + 1 if place.start_mark else 0
-    if nodes > MAX_NODES:
-        raise YamlSyntaxError(f"more than {MAX_NODES} values after following aliases", line=line)
-    if depth > MAX_DEPTH:
-        raise YamlSyntaxError(f"more than {MAX_DEPTH} levels deep", line=line)
-
-
 def parse_yaml(text: str, *, label: str, rank: int, lines: bool = True) -> Document:
     """Parse one YAML document; what is well-formed but refused is noted in ``problems``.
 
@@ -117,7 +91,7 @@ def parse_yaml(text: str, *, label: str, rank: int, lines: bool = True) -> Docum
         YamlSyntaxError: No value could be made of the text.
     """
     try:
-        loader = _Loader(text)
+        loader = Loader(text)
         node = loader.get_single_node()
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
@@ -138,15 +112,32 @@ def parse_yaml(text: str, *, label: str, rank: int, lines: bool = True) -> Docum
     return document
 
 
+def parse_setting(text: str, *, label: str, rank: int) -> Document:
+    """Parse the value of a setting on a command line, as ``parse_yaml`` does a document.
+
+    A comment is refused: there it is a part of the value that was meant, such as of the path ``out #1``.
+
+    Raises:
+        YamlSyntaxError: No value could be made of the text, or it holds a comment.
+    """
+    document = parse_yaml(text, label=label, rank=rank, lines=False)
+    end = 0
+    for token in yaml.scan(text, Loader=Loader):
+        if "#" in text[end : token.start_mark.index]:
+            raise YamlSyntaxError("'#' begins a comment")
+        end = token.end_mark.index
+    return document
+
+
 class _Builder:
-    def __init__(self, loader: _Loader, document: Document, *, lines: bool) -> None:
+    def __init__(self, loader: Loader, document: Document, *, lines: bool) -> None:
         self.loader, self.document, self.lines = loader, document, lines
         self.root = document.origins[()]
         self.nodes = 0
 
     def build(self, node: yaml.Node, path: Location) -> Any:  # noqa: ANN401 - any YAML value
         self.nodes += 1
-        _check_bounds(self.nodes, len(path), node)
+        check_bounds(self.nodes, len(path), node)
         if path and path not in self.document.origins:
             self.document.origins[path] = self._origin(node)
         if isinstance(node, yaml.ScalarNode):
@@ -178,17 +169,17 @@ class _Builder:
         if not isinstance(node, yaml.ScalarNode):
             self._refuse(node, path, "expected a text key, found a list or mapping; text with {{ }} needs quotes")
             return None
-        if node.tag == _MERGE_TAG:
+        if node.tag == MERGE_TAG:
             self._refuse(node, path, "merge keys ('<<') are not supported; put the shared part in a file of its own")
             return None
-        if node.tag != _STR_TAG:
+        if node.tag != STR_TAG:
             self._refuse(node, path, f"expected a text key, found {node.value[:40] or 'nothing'}; put it in quotes")
             return None
         key: str | None = self._scalar(node, path)
         return key
 
     def _scalar(self, node: yaml.ScalarNode, path: Location) -> Any:  # noqa: ANN401 - any YAML scalar
-        if node.tag == _STR_TAG:
+        if node.tag == STR_TAG or (node.tag == MERGE_TAG and node.value == "<<"):  # as a value it is text
             if any("\ud800" <= character <= "\udfff" for character in node.value):
                 return self._refuse(node, path, "half a surrogate pair is not text")
             return node.value
@@ -196,7 +187,7 @@ class _Builder:
             return self._refuse(node, path, f"the tag {_short(node.tag)} is not supported")
         try:
             return self.loader.construct_object(node)
-        except (ValueError, OverflowError) as error:  # 2026-02-30, or a number of thousands of digits
+        except (ValueError, OverflowError) as error:  # a number of thousands of digits
             return self._refuse(node, path, f"{str(error)[:80]}; put text in quotes")
 
     def _refuse(self, node: yaml.Node, path: Location, message: str) -> None:
@@ -246,7 +237,7 @@ def _substituted(document: Document, value: Any, path: Location, environ: Mappin
 
 def to_yaml(value: object) -> str:
     """Write mappings, lists and scalars as a YAML document, keys in the order they have."""
-    text: str = yaml.safe_dump(value, sort_keys=False, allow_unicode=True, width=120)
+    text: str = yaml.dump(value, Dumper=Dumper, sort_keys=False, allow_unicode=True, width=120)
     return text
 
 

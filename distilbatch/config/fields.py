@@ -24,6 +24,7 @@ from typing_extensions import override
 
 from distilbatch.config.descriptions import describe_keys
 from distilbatch.config.templates import template_problem
+from distilbatch.oserrors import excess_of
 
 __all__ = [
     "AutoInt",
@@ -201,6 +202,8 @@ def path_problem(text: str) -> str:
         return "URLs are not opened; mount or copy what is there and give its path ('./' before a name that looks so)"
     if text.startswith("~"):
         return "'~' is not expanded; write the path in full ('./' before a name that begins so)"
+    if excess := excess_of(text):
+        return f"no file or folder has such a path: {excess}; shorten it"
     return ""
 
 

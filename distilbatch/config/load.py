@@ -10,11 +10,12 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from distilbatch.config.dialect import YamlSyntaxError
 from distilbatch.config.document import (
     MAX_BYTES,
     Document,
     Origin,
-    YamlSyntaxError,
+    parse_setting,
     parse_yaml,
     substitute_environment,
     to_yaml,
@@ -98,7 +99,7 @@ def parse_options(options: Sequence[str]) -> dict[str, Any]:
             problems.append((origin, (), "expected KEY=VALUE"))
             continue
         try:
-            document = parse_yaml(text, label=origin.label, rank=rank, lines=False)
+            document = parse_setting(text, label=origin.label, rank=rank)
         except YamlSyntaxError as error:
             message = f"not a YAML value: {error.message}; put text with special characters in quotes"
             problems.append((origin, (), message))
@@ -230,7 +231,7 @@ def _override(document: Document, override: str, *, rank: int) -> None:
         document.problems.append((origin, (), "expected section.key=value"))
         return
     try:
-        value = parse_yaml(text, label=origin.label, rank=rank, lines=False)
+        value = parse_setting(text, label=origin.label, rank=rank)
         path = _put(document, parts, value.value, origin=origin)
     except YamlSyntaxError as error:
         message = f"not a YAML value: {error.message}; put text with special characters in quotes"

@@ -6,6 +6,7 @@ The folder appears whole or not at all, and a whole one is used again as long as
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import tempfile
 from pathlib import Path
@@ -75,7 +76,7 @@ def _origin() -> dict[str, str]:
 
 
 def _holds(dst: Path, origin: dict[str, str]) -> bool:
-    if not (dst / PROVENANCE_FILE).is_file():
+    if not os.path.isfile(dst / PROVENANCE_FILE):
         return False
     try:
         written = read_json(dst / PROVENANCE_FILE)
@@ -85,8 +86,8 @@ def _holds(dst: Path, origin: dict[str, str]) -> bool:
 
 
 def _refuse_foreign(dst: Path) -> None:
-    ours = (dst / PROVENANCE_FILE).is_file()
-    if dst.exists() and not ours and (not dst.is_dir() or any(dst.iterdir())):
+    ours = os.path.isfile(dst / PROVENANCE_FILE)
+    if os.path.exists(dst) and not ours and (not dst.is_dir() or any(dst.iterdir())):
         raise ConfigError(
             f"demo model folder {dst}",
             expected=f"a new or empty folder, or one with {PROVENANCE_FILE}",
@@ -104,7 +105,7 @@ def _write_provenance(folder: Path, origin: dict[str, str]) -> None:
 
 def _swap_in(built: Path, dst: Path, *, aside: Path, origin: dict[str, str]) -> None:
     # A crash between the two renames leaves no model, and the next call builds it again.
-    if (dst / PROVENANCE_FILE).is_file():
+    if os.path.isfile(dst / PROVENANCE_FILE):
         dst.rename(aside)
     try:
         built.rename(dst)

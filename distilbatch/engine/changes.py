@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from distilbatch.commit.records import PlanRecord
 from distilbatch.engine.job import Job
 from distilbatch.errors import ConflictError, DataError
 from distilbatch.fingerprint import sha256_footer
+from distilbatch.oserrors import resolved
 from distilbatch.records import Fragment
 from distilbatch.source.listing import Listing
 
@@ -92,7 +94,7 @@ def differences(plan: PlanRecord, job: Job) -> list[str]:
     if not _is_same_source(plan, job):
         found.append(f"source.path: planned {plan.source_root!r}, now {str(job.source_root)!r}")
     glob = job.config.source.glob
-    if plan.source_glob not in {None, glob} and not job.source_root.is_file():
+    if plan.source_glob not in {None, glob} and not os.path.isfile(job.source_root):
         found.append(f"source.glob: planned {plan.source_glob!r}, now {glob!r}")
     found += _value_differences("", plan.semantic, job.semantic)
     return found
@@ -101,17 +103,17 @@ def differences(plan: PlanRecord, job: Job) -> list[str]:
 def _is_same_source(plan: PlanRecord, job: Job) -> bool:
     """Whether a job reads what was planned: at the place of the plan, or at another one with the same files."""
     planned = Path(plan.source_root)
-    if planned == job.source_root or planned.resolve() == job.source_root.resolve():
+    if planned == job.source_root or resolved(planned) == resolved(job.source_root):
         return True
     # A source that moved need not have every file any more; a second one beside the first has to be a copy of it.
     if not plan.fragments:
-        return not planned.exists()
-    agree = all if planned.exists() else any
+        return not os.path.exists(planned)
+    agree = all if os.path.exists(planned) else any
     return agree(_is_there(job.source_root, fragment) for fragment in plan.fragments)
 
 
 def _is_there(root: Path, fragment: Fragment) -> bool:
-    path = root if root.is_file() else root / fragment.path
+    path = root if os.path.isfile(root) else root / fragment.path
     try:
         size_bytes = path.stat().st_size
         return size_bytes == fragment.size_bytes and sha256_footer(path, size_bytes) == fragment.footer_sha256

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 
 from distilbatch.engine.spec import HeadSpec
 from distilbatch.errors import CheckpointError
 from distilbatch.model.architectures import known_models
 from distilbatch.model.configuration import CONFIG_FILE, DistilBertConfig
+from distilbatch.oserrors import NOTHING, what_is_at
 from distilbatch.tasks.catalog import ENCODER, TASK_HEADS, tasks_of
 
 
@@ -17,11 +19,12 @@ def check_head(head: HeadSpec) -> None:
     Raises:
         CheckpointError: The folder is missing, is no DistilBERT checkpoint, or has another head.
     """
-    if not head.model.is_dir():
+    if not os.path.isdir(head.model):
+        found = what_is_at(head.model)
         raise CheckpointError(
             f"annotation {head.name!r}: model {str(head.model)!r}",
             expected="a checkpoint folder",
-            found="no such folder",
+            found="no such folder" if found == NOTHING else found,
             remedy="give the folder, or make one with distilbatch convert or distilbatch demo; a hub id is org/name",
         )
     refuse_other_head(head, known_models(DistilBertConfig.from_file(head.model / CONFIG_FILE).architectures))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, replace
 from datetime import date
 from pathlib import Path
@@ -16,6 +17,7 @@ from distilbatch.engine.spec import DeviceSpec, HeadSpec, WorkerSpec
 from distilbatch.errors import CheckpointError, ConfigError
 from distilbatch.fingerprint import canonical_json, fingerprint, fingerprint_checkpoint
 from distilbatch.layout import RunLayout, SinkLayout, published_name
+from distilbatch.oserrors import resolved
 from distilbatch.pipeline import load_pipeline, pipeline_fingerprint
 from distilbatch.source.paths import is_listed
 
@@ -128,12 +130,12 @@ def resolve_job(config: Config, *, day: date | None = None, limit: int | None = 
 
 def _refuse_own_output(config: Config) -> None:
     """A run that finds its own output in its source would label it again every night."""
-    root, layout = Path(config.source.path).resolve(), SinkLayout(Path(config.sink.path))
-    if root.is_file():
+    root, layout = resolved(Path(config.source.path)), SinkLayout(Path(config.sink.path))
+    if os.path.isfile(root):
         return
     partition = tuple((name, "value") for name in config.sink.partition_by)
     name = RunLayout(layout.root, "", "").published(partition, published_name(0, "0" * 12, 0, 1))
-    data = layout.data.resolve()
+    data = resolved(layout.data)
     published = data / name.relative_to(layout.data)
     inside = published.is_relative_to(root) and is_listed(published.relative_to(root).as_posix(), config.source.glob)
     if inside or root.is_relative_to(data):

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from pathlib import Path
 
 from distilbatch.commit.claims import ClaimChain, claimed_ranges
 from distilbatch.commit.ledger import RunLedger
@@ -75,7 +75,7 @@ def earlier_job(job: Job, plan: PlanRecord) -> Job:
     A source that has moved since is read where the config says now.
     """
     source = job.config.source
-    path = plan.source_root if Path(plan.source_root).exists() else source.path
+    path = plan.source_root if os.path.exists(plan.source_root) else source.path
     update = {"path": path, "glob": plan.source_glob or source.glob}
     config = job.config.model_copy(update={"source": source.model_copy(update=update)})
     return replace(job, config=config, window=plan.window, limit=plan.limit)

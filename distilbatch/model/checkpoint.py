@@ -5,6 +5,7 @@ Names are brought to one form on the way in. A pickle is opened on request only,
 
 from __future__ import annotations
 
+import os
 import pickle
 import struct
 from collections.abc import Callable, Iterator, Mapping
@@ -23,6 +24,7 @@ from distilbatch.errors import CheckpointError
 from distilbatch.model.configuration import CONFIG_FILE, DistilBertConfig
 from distilbatch.model.files import new_folder, sync
 from distilbatch.model.weight_files import WEIGHTS_FILE, choose_weights, is_index, read_index, shown
+from distilbatch.oserrors import what_is_at
 
 ENCODER_PREFIX = "distilbert."
 
@@ -81,12 +83,11 @@ def check_folder(folder: Path) -> None:
     Raises:
         CheckpointError: ``folder`` does not exist or is a file.
     """
-    if not folder.is_dir():
-        found = "a file" if folder.exists() else "nothing there"
+    if not os.path.isdir(folder):
         raise CheckpointError(
             f"checkpoint {folder}",
             expected="a folder with config.json and model.safetensors",
-            found=found,
+            found=what_is_at(folder),
             remedy="check the path; a hub id has the form org/name",
         )
 
@@ -126,7 +127,7 @@ def save(folder: Path, config: DistilBertConfig, tensors: Mapping[str, Tensor]) 
         CheckpointError: The folder cannot be written.
     """
     config = replace(config, extra=_with_dtype(config.extra, tensors))
-    if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
+    if not os.path.exists(folder) or (os.path.isdir(folder) and not any(folder.iterdir())):
         with new_folder(folder) as temporary:
             _write(temporary, config, tensors)
     else:

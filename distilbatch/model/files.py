@@ -61,7 +61,7 @@ def new_folder(target: Path) -> Iterator[Path]:
         ConfigError: ``target`` exists and is not an empty folder.
         CheckpointError: It cannot be written.
     """
-    if target.exists() and (not target.is_dir() or any(target.iterdir())):
+    if os.path.exists(target) and (not target.is_dir() or any(target.iterdir())):
         raise ConfigError(
             f"output folder {target}",
             expected="a new or empty folder",

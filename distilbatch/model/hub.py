@@ -16,6 +16,7 @@ from huggingface_hub import constants, errors
 
 from distilbatch import __version__
 from distilbatch.errors import CheckpointError
+from distilbatch.masking import mask, mask_logs_of
 from distilbatch.model.configuration import CONFIG_FILE
 from distilbatch.model.files import TOKENIZER_FILES
 from distilbatch.model.source import DEFAULT_REVISION, PLACE, Source
@@ -54,6 +55,7 @@ def fetch(
     """
     # Else each call names torch's version to the hub, and asks it which assistants to look for on this machine.
     constants.HF_HUB_DISABLE_TELEMETRY = True
+    mask_logs_of("huggingface_hub")  # which names the URL whenever it tries again
     with _translated(repo_id, revision):
         download = partial(
             huggingface_hub.hf_hub_download,
@@ -140,5 +142,5 @@ def _translated(repo_id: str, revision: str) -> Iterator[None]:
 
 
 def _said(exc: BaseException) -> str:
-    text = " ".join(str(exc).split())
+    text = mask(" ".join(str(exc).split()))  # before it is cut, which may be in the middle of a URL
     return f"{type(exc).__name__}: {text[:_SAID]}" if text else type(exc).__name__

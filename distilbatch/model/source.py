@@ -50,7 +50,7 @@ def locate(
     """
     path = Path(name)
     is_folder = isinstance(name, Path) or os.path.exists(name) or _HUB_ID.fullmatch(name) is None
-    if not is_folder and len(path.parts) == 2 and path.parent.is_dir():
+    if not is_folder and len(path.parts) == 2 and os.path.isdir(path.parent):
         raise CheckpointError(
             f"checkpoint {name}",
             expected=PLACE,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
@@ -13,6 +14,7 @@ from distilbatch.commit.records import MAX_RECORD_BYTES, ClaimRecord, PlanRecord
 from distilbatch.commit.store import Store
 from distilbatch.errors import ConflictError, DataError, SetupError
 from distilbatch.layout import RunLayout, SinkLayout
+from distilbatch.oserrors import what_is_at
 
 T = TypeVar("T")
 
@@ -67,10 +69,9 @@ def find_runs(store: Store, sink: SinkLayout, findings: Findings) -> list[FoundR
     Raises:
         DataError: The folder is not a sink, or no run was ever planned there.
     """
-    if not sink.root.is_dir():
-        raise DataError(
-            f"{sink.root}: no such folder", expected="the folder that sink.path names", remedy="check the path"
-        )
+    if not os.path.isdir(sink.root):
+        expected, found = "the folder that sink.path names", what_is_at(sink.root)
+        raise DataError(str(sink.root), expected=expected, found=found, remedy="check the path")
     runs: list[FoundRun] = []
     for folder in sorted(path for path in sink.control.glob("*") if path.is_dir()):
         claims = _claims(store, sink, folder.name, findings)

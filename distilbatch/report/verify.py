@@ -21,6 +21,7 @@ from distilbatch.config import Config, load_config
 from distilbatch.errors import ConfigError, DataError
 from distilbatch.fingerprint import sha256_footer
 from distilbatch.layout import SinkLayout
+from distilbatch.oserrors import what_is_at
 from distilbatch.report.published import PublishedRun, check_plan, published_files
 from distilbatch.report.runs import Findings, FoundRun, find_runs
 from distilbatch.report.status import COMMITTED, DAMAGED, PUBLISHED, RUNNING, run_status
@@ -110,12 +111,12 @@ def verify(target: Path | str | Config) -> VerifyReport:
 def _sink_folder(target: Path | str | Config) -> Path:
     if not isinstance(target, Config):
         path = Path(target)
-        if path.is_dir():
+        if os.path.isdir(path):
             return path
-        if not path.exists():
-            raise DataError(
-                f"{path}: no such file or folder", expected="a sink's folder or a config file", remedy="check the path"
-            )
+        if not os.path.exists(path):
+            expected = "a sink's folder or a config file"
+            found = what_is_at(path)
+            raise DataError(str(path), expected=expected, found=found, remedy="check the path")
         target = load_config(path, environ=os.environ)
     if _TEMPLATE in target.sink.path:
         raise ConfigError(
@@ -244,12 +245,12 @@ class _Verifier:
             names = ", ".join(bad.path for bad in plan.bad_files[:3]) + (", ..." if len(plan.bad_files) > 3 else "")
             self.notes.append(f"{plan.run_key}: {len(plan.bad_files)} unreadable source files were left out: {names}")
         root = Path(plan.source_root)
-        if not root.exists():
+        if not os.path.exists(root):
             self.notes.append(f"{plan.run_key}: the source {plan.source_root} is not there (seen from this folder)")
             return
         gone, changed = 0, 0
         for fragment in plan.fragments:
-            path = root if root.is_file() else root / fragment.path
+            path = root if os.path.isfile(root) else root / fragment.path
             try:
                 size_bytes = path.stat().st_size
                 same = size_bytes == fragment.size_bytes and sha256_footer(path, size_bytes) == fragment.footer_sha256

@@ -10,9 +10,8 @@ from pyarrow import types
 
 from distilbatch.errors import ConfigError, DataError
 from distilbatch.layout import partition_segment
+from distilbatch.oserrors import MAX_NAME_BYTES
 from distilbatch.records import Partition
-
-MAX_SEGMENT_BYTES = 255  # the longest file name of the common file systems
 
 _EXACT = (
     types.is_string,
@@ -34,7 +33,8 @@ def check_partition_types(schema: pa.Schema, partition_by: Sequence[str]) -> Non
         partition_by: Names of the partition columns.
 
     Raises:
-        ConfigError: A column is missing, occurs twice, or is a float, bytes or nested column; or none would be left.
+        ConfigError: A column is missing, occurs twice, is a float, bytes or nested column, or has a name too long for
+            a folder's; or none would be left.
     """
     for name in partition_by:
         if len(schema.get_all_field_indices(name)) != 1 or partition_by.count(name) != 1:
@@ -46,6 +46,7 @@ def check_partition_types(schema: pa.Schema, partition_by: Sequence[str]) -> Non
             raise ConfigError(
                 f"partition column {name!r}", expected="text, whole numbers, booleans or dates", found=f"type {kind}"
             )
+        _check_lengths(((name, ""),))  # else no worker would find that out before it has computed rows
     if partition_by and len(partition_by) == len(schema.names):
         raise ConfigError("partition_by", expected="at least one column left for the files", found="all columns")
 
@@ -92,12 +93,12 @@ def _encode(name: str, array: pa.Array) -> tuple[list[int], list[str | None]]:
 def _check_lengths(partition: Partition) -> None:
     for name, value in partition:
         segment_bytes = len(partition_segment(name, value).encode())
-        if segment_bytes > MAX_SEGMENT_BYTES:
+        if segment_bytes > MAX_NAME_BYTES:
             raise ConfigError(
                 f"partition column {name!r}",
-                expected=f"values whose folder name has at most {MAX_SEGMENT_BYTES} bytes",
+                expected=f"values whose folder name has at most {MAX_NAME_BYTES} bytes",
                 found=f"a value that needs {segment_bytes}",
-                remedy="partition by a shorter column",
+                remedy="partition by a column with a shorter name and shorter values",
             )
 
 

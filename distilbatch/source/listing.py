@@ -6,6 +6,7 @@ reported at once.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from pathlib import Path
 import pyarrow as pa
 
 from distilbatch.errors import ConfigError, DataError, FileError
+from distilbatch.oserrors import resolved, what_is_at
 from distilbatch.records import Fragment
 from distilbatch.source.faults import BadFile, patiently
 from distilbatch.source.footers import Footer, describe_columns, read_source_footer
@@ -72,15 +74,20 @@ def list_fragments(
     """
     _check_choice("partitioning", partitioning, (HIVE, NONE))
     _check_choice("on_bad_file", on_bad_file, (FAIL, QUARANTINE))
-    resolved = root.resolve()
+    real = resolved(root)
     bad: list[BadFile] = []
-    if resolved.is_file():
-        paths, folder = [resolved.name], resolved.parent
-    elif resolved.is_dir():
-        paths, bad = find_files(resolved, glob=glob)
-        folder = resolved
+    if os.path.isfile(real):
+        paths, folder = [real.name], real.parent
+    elif os.path.isdir(real):
+        paths, bad = find_files(real, glob=glob)
+        folder = real
     else:
-        raise DataError(f"source {str(root)!r}", expected="an existing folder or Parquet file", found="nothing there")
+        raise DataError(
+            f"source {str(root)!r}",
+            expected="an existing folder or Parquet file",
+            found=what_is_at(root),
+            remedy="check the path",
+        )
     if not paths and not bad:
         raise DataError(
             f"source {str(root)!r} has no files that match {glob!r}",

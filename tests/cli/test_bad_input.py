@@ -146,3 +146,50 @@ def test_a_file_name_cannot_drive_the_terminal(call, place):
     assert "\x1b" not in ran.err
     assert "\x07" not in ran.err
     assert "evil" in ran.err
+
+
+LONG = "x" * 300
+
+
+@pytest.mark.parametrize("name", [LONG, f"there/{LONG}", f"{LONG}/below", "ab/" * 1366])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("run", "job.yaml", "-s", "source.path=NAME"),
+        ("run", "job.yaml", "-s", "sink.path=NAME"),
+        ("run", "job.yaml", "-s", "annotate.0.model=NAME"),
+        ("run", "NAME"),
+        ("plan", "job.yaml", "-s", "source.path=NAME"),
+        ("status", "NAME"),
+        ("verify", "NAME"),
+        ("convert", "NAME", "made"),
+        ("convert", "model", "NAME"),
+        ("pipe", "--model", "NAME"),
+        ("demo", "--out", "NAME"),
+        ("bench", "--data", "NAME"),
+    ],
+    ids=" ".join,
+)
+def test_a_name_that_no_file_system_takes_is_a_mistake_like_any_other(place, call, name, arguments):
+    (place.folder / "there").mkdir()
+    ran = call(*(word.replace("NAME", name) for word in arguments))
+    assert ran.code == 2
+    err = " ".join(ran.err.replace("\u2502", " ").split())  # the frame of a usage error
+    assert "no file or folder has such a path" in err
+    assert "bytes, and file systems take" in err
+    assert "internal error" not in ran.err
+
+
+@pytest.mark.parametrize(
+    ("setting", "code", "message"),
+    [
+        ("source.path=loop", 3, "found:    Too many levels of symbolic links"),
+        ("source.path=loop/x", 3, "found:    Too many levels of symbolic links"),
+        ("annotate.0.model=./loop", 6, "found:    Too many levels of symbolic links"),
+        ("sink.path=loop", 6, "Too many levels of symbolic links"),
+    ],
+)
+def test_links_in_a_circle_are_a_mistake_like_any_other(place, call, setting, code, message):
+    (place.folder / "loop").symlink_to("loop")
+    ran = call("run", "job.yaml", "-s", "engine.type=local", "-s", setting)
+    assert (ran.code, message in ran.err) == (code, True), ran.err

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import shutil
 import subprocess
 import sys
+from datetime import datetime
 
 import pytest
 
-from distilbatch.cli.console import printable
+from distilbatch.cli.console import forget_unusable_width, printable
 from distilbatch.cli.tables import command, duration, size
 from distilbatch.errors import ConfigError, DistilbatchError
 
@@ -89,10 +91,50 @@ def test_what_a_verb_raises_decides_the_exit_code(call, place, monkeypatch, rais
         assert (ran.code, ran.err) == (130, "")
 
 
+def test_credentials_reach_neither_messages_nor_tracebacks_nor_logs(call, place, monkeypatch):
+    import distilbatch.engine.forecast
+
+    def fails(*arguments, **options):
+        logging.getLogger("distilbatch").warning("trying https://user:s3cret@h again")
+        raise KeyError("https://user:s3cret@h/x")
+
+    monkeypatch.setattr(distilbatch.engine.forecast, "plan", fails)
+    for options in ((), ("--debug",)):
+        err = call("plan", place.config, *options).err
+        assert "trying https://***@h again" in err
+        assert "internal error: KeyError: 'https://***@h/x'" in err
+        assert "s3cret" not in err
+
+
+@pytest.mark.parametrize("columns", ["0", "-5", "3", "many", "", "²", "9" * 5000])
+def test_a_width_that_is_none_is_forgotten(monkeypatch, columns):
+    monkeypatch.setenv("COLUMNS", columns)
+    forget_unusable_width()
+    assert "COLUMNS" not in os.environ
+    monkeypatch.setenv("COLUMNS", "100")
+    forget_unusable_width()
+    assert os.environ["COLUMNS"] == "100"
+
+
+def test_a_width_of_no_columns_blanks_neither_help_nor_tables(start, call, place, monkeypatch):
+    assert call("run", place.config).code == 0
+    monkeypatch.setenv("TERM", "dumb")
+    for arguments, word in ((("run", "--help"), "--exit-no-data"), (("status", "out"), "published")):
+        printed = []
+        for columns in (None, "0", "many"):
+            monkeypatch.delenv("COLUMNS", raising=False)
+            if columns is not None:
+                monkeypatch.setenv("COLUMNS", columns)
+            printed.append(start(*arguments).communicate(timeout=60)[0])
+        assert word in printed[0]
+        assert printed == printed[:1] * 3
+
+
 def test_logs_are_dated_lines_where_nobody_watches(call, place):
     err = call("run", "job.yaml").err
-    date, time, level, *message = err.splitlines()[0].split()
-    assert (len(date), time[2], level, message[0]) == (10, ":", "INFO", "tiny/once:")
+    at, level, *message = err.splitlines()[0].split()
+    assert datetime.fromisoformat(at).utcoffset() is not None
+    assert (level, message[0]) == ("INFO", "tiny/once:")
 
 
 def test_a_terminal_gets_a_bar_and_short_lines(place):

@@ -223,6 +223,7 @@ def test_options_and_columns_are_those_of_the_task(pipe, model, chooser):
     ("arguments", "message"),
     [
         (("-o", "top_k"), "error: -o top_k: expected KEY=VALUE"),
+        (("-o", "text_pair=a #b"), "error: -o text_pair: not a YAML value: '#' begins a comment"),
         (("-o", "top_k=0"), "error: text-classification: top_k: expected a whole number of at least 1"),
         (("-o", "topk=1"), "error: text-classification: topk: unknown key (did you mean 'top_k'?)"),
         (("-o", "device=cuda"), "error: -o device\n  expected: an option of text-classification"),

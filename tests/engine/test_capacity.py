@@ -110,6 +110,13 @@ def test_workers_of_a_cluster_have_what_it_has_and_not_what_the_driver_has(clust
     assert capacity_of_workers(Engine(type="ray", device=device), HERE) == expected
 
 
+def test_a_cluster_without_the_gpus_that_were_asked_for_is_refused_before_a_trial(cluster, monkeypatch):
+    monkeypatch.setattr(ray, "nodes", lambda: [{"Alive": True, "Resources": {"CPU": 4.0}}])
+    with pytest.raises(SetupError, match=r"engine\.device cuda; expected a cluster with GPUs; found 4 CPUs"):
+        capacity_of_workers(Engine(type="ray", device="cuda"), HERE)
+    assert capacity_of_workers(Engine(type="ray", device="auto"), HERE) == Capacity("cpu", 4)
+
+
 def test_workers_without_a_cluster_to_join_have_what_this_machine_has(monkeypatch):
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     monkeypatch.setattr(ray, "is_initialized", lambda: False)

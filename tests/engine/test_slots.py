@@ -73,6 +73,19 @@ def test_what_only_all_nodes_together_have_is_refused(cluster, nodes, engine):
     assert caught.value.found == describe_nodes([Node(*node) for node in nodes])
 
 
+@pytest.mark.parametrize("device", ["cuda", "cuda:0"])
+def test_a_cluster_without_gpus_is_refused_where_they_are_asked_for(cluster, device):
+    cluster((16, 0), (16, 0))
+    with pytest.raises(SetupError) as caught:
+        plan(device=device)
+    error = caught.value
+    assert (error.what, error.expected) == (f"engine.device {device}", "a cluster with GPUs")
+    assert (error.found, "engine.device to auto or cpu" in error.remedy) == ("2 x 16 CPUs and 0 GPUs", True)
+    assert [plan(device=other).gpus for other in ("auto", "cpu")] == [0, 0]
+    cluster((16, 0), (16, 1))
+    assert plan(device=device).gpus == 1
+
+
 def test_equal_nodes_are_told_together():
     nodes = [Node(8, 1), Node(16, 0), Node(8, 1)]
     assert describe_nodes(nodes) == "2 x 8 CPUs and 1 GPUs, 16 CPUs and 0 GPUs"

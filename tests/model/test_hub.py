@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
+import io
 import json
+import logging
 from pathlib import Path
 
 import pytest
@@ -123,6 +126,35 @@ def test_a_hub_out_of_reach_is_named(server, tiny, fetch):
     message = r"cannot be fetched; found Connect\w+: .* and not all of it in the cache; check the network, the proxy"
     with pytest.raises(CheckpointError, match=message):
         fetch("org/tiny")
+
+
+@pytest.mark.parametrize("status", [0, 403, 503])
+def test_credentials_of_the_endpoint_are_used_and_not_told(server, tiny, fetch, capfd, status):
+    endpoint = server.url.replace("://", "://user:s3cret@")
+    server.status = status
+    if status:
+        with pytest.raises(CheckpointError, match="cannot be fetched") as caught:
+            fetch("org/tiny", endpoint=endpoint)
+        assert "://***@127.0.0.1" in str(caught.value)
+        assert "s3cret" not in str(caught.value)
+    else:
+        assert files_of(fetch("org/tiny", endpoint=endpoint)) == NEEDED
+    expected = "Basic " + base64.b64encode(b"user:s3cret").decode()
+    sent = [{key.lower(): value for key, value in request.headers.items()} for request in server.requests]
+    assert {headers.get("authorization") for headers in sent[:1]} == {expected}
+    out, err = capfd.readouterr()
+    assert "s3cret" not in out + err
+
+
+def test_the_library_tells_no_credentials_when_it_tries_again(server, tiny, fetch, monkeypatch):
+    server.stop()
+    written = io.StringIO()
+    for handler in logging.getLogger("huggingface_hub").handlers:
+        monkeypatch.setattr(handler, "stream", written)
+        monkeypatch.setattr(handler, "formatter", None)
+    with pytest.raises(CheckpointError):
+        fetch("org/tiny", endpoint=server.url.replace("://", "://user:s3cret@"))
+    assert "s3cret" not in written.getvalue()
 
 
 def test_a_hub_in_trouble_is_named(server, tiny, fetch):

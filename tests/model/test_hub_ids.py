@@ -57,6 +57,18 @@ def test_a_mistyped_path_is_not_looked_for_on_the_hub(tmp_path, monkeypatch):
         locate("models/tony")
 
 
+@pytest.mark.parametrize(
+    ("name", "found"),
+    [("./" + "x" * 300, "File name too long"), ("./a\0b", "embedded null byte")],
+    ids=["long", "null"],
+)
+def test_a_path_that_cannot_be_looked_at_is_no_model(name, found):
+    with pytest.raises(CheckpointError, match=f"expected a folder with config.json .*; found {found}; check the path"):
+        auto.load(name)
+    with pytest.raises(CheckpointError, match=r"hub model \S+: revision main cannot be fetched; found HFValidation"):
+        locate(f"{'x' * 300}/name")
+
+
 @pytest.mark.parametrize("load", [auto.load, DistilBertForSequenceClassification.from_pretrained])
 def test_what_was_fetched_is_loaded_by_its_id(server, tiny_checkpoint, fetch, monkeypatch, load):
     folder = tiny_checkpoint()

@@ -147,7 +147,7 @@ def test_runs_come_in_the_order_of_their_claims(fresh):
 
 
 def test_a_folder_that_is_no_sink(tmp_path):
-    with pytest.raises(DataError, match=r"no such folder; expected the folder that sink.path names; check the path"):
+    with pytest.raises(DataError, match=r"expected the folder that sink.path names; found nothing there; check"):
         status(tmp_path / "nowhere")
     with pytest.raises(DataError, match="no run was ever planned here"):
         status(tmp_path)

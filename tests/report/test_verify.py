@@ -529,12 +529,12 @@ def test_a_sink_of_the_day_has_to_be_named(finished):
 
 
 def test_a_folder_that_is_no_sink(tmp_path):
-    with pytest.raises(DataError, match=r"nowhere: no such file or folder; expected a sink's folder or a config file"):
+    with pytest.raises(DataError, match=r"nowhere; expected a sink's folder or a config file; found nothing"):
         verify(tmp_path / "nowhere")
     with pytest.raises(DataError, match=r": no run was ever planned here; expected a folder that distilbatch run"):
         verify(tmp_path)
     config = load_config(tiny_job.job_config(tmp_path), environ={})
-    with pytest.raises(DataError, match=r"out: no such folder; expected the folder that sink.path names"):
+    with pytest.raises(DataError, match=r"out; expected the folder that sink.path names; found nothing there"):
         verify(config)
 
 

@@ -58,14 +58,15 @@ def test_text_forms(values, text):
 @pytest.mark.parametrize(
     ("by", "message"),
     [
-        (["x"], "partition column 'x'; expected one output column; found columns f, n, b"),
+        (["x"], "partition column 'x'; expected one output column; found columns f, n, b, l"),
         (["n", "n"], "partition column 'n'; expected one output column"),
         (["f"], "partition column 'f'; expected text, whole numbers, booleans or dates; found type double"),
         (["b"], "found type binary"),
+        (["l" * 255], "expected values whose folder name has at most 255 bytes; found a value that needs 256"),
     ],
 )
 def test_columns_without_an_exact_text_form_are_refused(by, message):
-    schema = pa.schema([("f", pa.float64()), ("n", pa.int64()), ("b", pa.binary())])
+    schema = pa.schema([("f", pa.float64()), ("n", pa.int64()), ("b", pa.binary()), ("l" * 255, pa.int64())])
     with pytest.raises(ConfigError, match=re.escape(message)):
         check_partition_types(schema, by)
 

@@ -316,3 +316,15 @@ def test_a_damaged_footer_never_ends_the_process(tmp_path):
     done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=Path(__file__).parents[2])
     assert (done.returncode, done.stderr) == (0, "")
     assert int(done.stdout) > 100
+
+
+@pytest.mark.parametrize(
+    ("name", "found"),
+    [("none", "nothing there"), ("x" * 300, "File name too long"), ("a\0b", "embedded null byte"),
+     ("loop", "Too many levels of symbolic links")],
+    ids=["none", "long", "null", "loop"],
+)  # fmt: skip
+def test_a_path_that_cannot_be_looked_at_is_refused_like_one_that_is_not_there(tmp_path, name, found):
+    (tmp_path / "loop").symlink_to("loop")
+    with pytest.raises(DataError, match=rf"expected an existing folder or Parquet file; found {found}; check the path"):
+        listing(tmp_path / name)

@@ -12,6 +12,7 @@ import ray
 from ray.exceptions import RayTaskError
 
 from distilbatch.config import Engine
+from distilbatch.dated import date_worker_logs
 from distilbatch.engine.actors.slots import Slots
 from distilbatch.engine.failures import as_ours
 from distilbatch.engine.spec import ShardTask, WorkerSpec
@@ -37,6 +38,7 @@ class ShardActor:
 
     def start(self, spec: WorkerSpec) -> dict[str, Any]:
         """Load the models. Apart from the constructor, because Ray hides what a constructor raises."""
+        date_worker_logs()
         # The driver, which only makes handles of this class, does without torch.
         with quick_imports():
             from distilbatch.engine.worker import Worker  # noqa: PLC0415

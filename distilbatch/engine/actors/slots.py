@@ -14,6 +14,7 @@ from distilbatch.engine.actors.cluster import connected, is_there
 from distilbatch.engine.capacity import CPU, CUDA, Capacity
 from distilbatch.errors import SetupError
 
+_AUTO = "auto"
 _MAX_SMALL_CLUSTER_CPUS = 8
 _MAX_ACTOR_CPUS_OF_LARGE_CLUSTERS = 4
 _MOST_IDLE = 0.15  # share of the CPUs that larger actors may leave over
@@ -66,17 +67,32 @@ def describe_nodes(nodes: Sequence[Node]) -> str:
 
 
 def gpus_of_actor(engine: Engine, nodes: Sequence[Node]) -> float:
-    """GPUs that each actor reserves; 0 where actors compute on the CPU."""
+    """GPUs that each actor reserves; 0 where actors compute on the CPU.
+
+    Raises:
+        SetupError: The config asks for GPUs, and the cluster has none.
+    """
     if isinstance(engine.gpus_per_actor, (int, float)):
         return float(engine.gpus_per_actor)
-    return 1.0 if engine.device != "cpu" and any(node.gpus for node in nodes) else 0.0
+    if engine.device == CPU:
+        return 0.0
+    if any(node.gpus for node in nodes):
+        return 1.0
+    if engine.device != _AUTO:
+        raise SetupError(
+            f"engine.device {engine.device}",
+            expected="a cluster with GPUs",
+            found=describe_nodes(nodes),
+            remedy="join nodes that Ray was started on with GPUs, or set engine.device to auto or cpu",
+        )
+    return 0.0
 
 
 def cluster_capacity(engine: Engine) -> Capacity | None:
     """What the actors of a job will compute on; None where there is no cluster yet, and this machine will be one.
 
     Raises:
-        SetupError: The cluster cannot be reached.
+        SetupError: The cluster cannot be reached, or has no GPU for a config that asks for one.
     """
     if not is_there(engine):
         return None
@@ -96,7 +112,7 @@ def plan_slots(engine: Engine, *, num_shards: int, text_bytes: int) -> Slots:
         text_bytes: How much text there is; for little of it, few actors with more threads start sooner.
 
     Raises:
-        SetupError: The cluster has not what one actor needs.
+        SetupError: The cluster has not what one actor needs, or no GPU for a config that asks for one.
     """
     nodes = alive_nodes()
     per_gpu = gpus_of_actor(engine, nodes)
