@@ -15,6 +15,7 @@ from pathlib import Path
 from distilbatch.errors import ConfigError, ResourceError, SetupError, StopError
 
 LINK = "link"
+LOOK = "look at"
 MAX_NAME_BYTES = 255  # of a file or folder, on the common file systems
 MAX_PATH_BYTES = 4095  # of what Linux takes in one call
 NOTHING = "nothing there"
@@ -24,6 +25,7 @@ _FORBIDDEN = frozenset({errno.EACCES, errno.EPERM, errno.EROFS})
 # What link(2) says of file systems without hard links, of ones that are two, and of files of somebody else.
 _UNLINKABLE = frozenset({errno.EPERM, errno.EXDEV, errno.ENOTSUP, errno.ENOSYS})
 _MISSING = frozenset({errno.ENOENT, errno.ENOTDIR})
+_NO_PATHS = frozenset({errno.ENAMETOOLONG, errno.ELOOP})  # of nothing, on any storage
 _SHORT = f"names of at most {MAX_NAME_BYTES} bytes, and {MAX_PATH_BYTES} in all"
 
 
@@ -32,7 +34,7 @@ def storage_error(error: OSError, *, doing: str, path: Path) -> StopError:
 
     Args:
         error: What the system said.
-        doing: What was being done, such as ``write``, ``fsync`` or :data:`LINK`.
+        doing: What was being done, such as ``write``, ``fsync``, :data:`LINK` or :data:`LOOK`.
         path: The file or folder it was done to.
 
     Returns:
@@ -52,6 +54,9 @@ def storage_error(error: OSError, *, doing: str, path: Path) -> StopError:
         expected = "a file system with hard links, that data/ and _distilbatch/ share"
         remedy = "choose a sink.path on one, or move data/ there, then run the same command again"
         return SetupError(what, expected=expected, found=found, remedy=remedy)
+    if error.errno in _FORBIDDEN and doing == LOOK:
+        remedy = f"let this user read and search {path.parent}"
+        return SetupError(what, expected="a folder that may be searched", found=found, remedy=remedy)
     if error.errno in _FORBIDDEN:
         remedy = f"make {path.parent} writable for this user, or choose another output folder"
         return SetupError(what, expected="a folder that can be written", found=found, remedy=remedy)
@@ -95,15 +100,23 @@ def excess_of(path: str) -> str:
 
 
 def what_is_at(path: Path) -> str:
-    """``a folder``, ``a file``, ``nothing there``, or why nobody can tell.
+    """``a folder``, ``a file``, ``nothing there``, or why there can be nothing.
 
     To decide, ask ``os.path.isdir`` and its like, which say no to every path that the system refuses: the methods of
-    ``Path`` raise for names that are too long and for folders that may not be searched.
+    ``Path`` raise for names that are too long and for folders that may not be searched. What they said no to is then
+    looked at here, where storage that does not answer is not taken for storage without the file.
+
+    Raises:
+        SetupError: The folder may not be searched, or the storage does not answer.
     """
     try:
         mode = os.stat(path).st_mode
     except OSError as error:
-        return NOTHING if error.errno in _MISSING else error.strerror or str(error)
+        if error.errno in _MISSING:
+            return NOTHING
+        if error.errno in _NO_PATHS:
+            return os.strerror(error.errno)
+        raise storage_error(error, doing=LOOK, path=path) from error
     except ValueError as error:  # a null character
         return str(error)
     if stat.S_ISDIR(mode):

@@ -85,3 +85,14 @@ def test_any_path_can_be_looked_at(tmp_path):
     assert resolved(tmp_path / "link") == (tmp_path / "file").resolve()
     for name in ("x" * 300, "a\0b", "loop"):
         assert resolved(tmp_path / name).name == name
+
+
+@pytest.mark.parametrize("code", [errno.EIO, errno.ESTALE, errno.EACCES])
+def test_storage_that_does_not_answer_is_not_taken_for_a_missing_file(monkeypatch, tmp_path, code):
+    def refuse(_path: Path) -> os.stat_result:
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(os, "stat", refuse)
+    with pytest.raises(SetupError, match=os.strerror(code)) as caught:
+        what_is_at(tmp_path)
+    assert "writ" not in str(caught.value)

@@ -17,7 +17,7 @@ from typing_extensions import override
 
 from distilbatch.errors import ConflictError, SetupError
 from distilbatch.layout import SinkLayout
-from distilbatch.oserrors import LINK, storage_error, storing
+from distilbatch.oserrors import LINK, LOOK, storage_error, storing
 
 _SEEN_WITHIN_S = 3.0  # a network file system may still remember that there was no plan
 
@@ -102,7 +102,7 @@ class LocalStore(Store):
 
     @override
     def size(self, path: Path) -> int | None:
-        with storing("look at", path):
+        with storing(LOOK, path):
             try:
                 return path.stat().st_size
             except FileNotFoundError:
