@@ -22,6 +22,7 @@ from distilbatch.config import Config, load_config, resolve_date, today_in
 from distilbatch.engine import planning
 from distilbatch.engine.changes import changed_files, refuse_changed_files
 from distilbatch.engine.dead_letter import write_dead_letter
+from distilbatch.engine.error_budget import refuse_too_many_errors
 from distilbatch.engine.executor import Executor
 from distilbatch.engine.executors import executor_for
 from distilbatch.engine.failures import Failures
@@ -195,6 +196,7 @@ class Driver:
             rows = 0
             if ledger.commit() is None:
                 rows = self._label(job, plan, ledger, owner)  # K4 to K8
+                refuse_too_many_errors(job, plan, ledger)
                 ledger.decide(plan, epoch=epoch, run_id=owner.run_id)  # K10, K11
             ledger.publish(plan)  # K12, K13
             seconds = time.perf_counter() - start
