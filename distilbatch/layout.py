@@ -116,6 +116,10 @@ class RunLayout:
         """The rows a worker computes right now: evidence when its process dies."""
         return self.staging / f"{shard:05d}.trace"
 
+    def stacks(self, worker: str) -> Path:
+        """Where a worker that hangs leaves the stacks of its threads; empty as long as it does not."""
+        return self.staging / f"{worker}.stacks"
+
     @property
     def shards(self) -> Path:
         """The folder of shard records."""

@@ -89,10 +89,10 @@ def test_any_path_can_be_looked_at(tmp_path):
 
 @pytest.mark.parametrize("code", [errno.EIO, errno.ESTALE, errno.EACCES])
 def test_storage_that_does_not_answer_is_not_taken_for_a_missing_file(monkeypatch, tmp_path, code):
-    def refuse(_path: Path) -> os.stat_result:
+    def refuse(_path: Path, **_options: object) -> os.stat_result:
         raise OSError(code, os.strerror(code))
 
-    monkeypatch.setattr(os, "stat", refuse)
-    with pytest.raises(SetupError, match=os.strerror(code)) as caught:
+    with monkeypatch.context() as patched, pytest.raises(SetupError, match=os.strerror(code)) as caught:  # noqa: PT012
+        patched.setattr(os, "stat", refuse)
         what_is_at(tmp_path)
     assert "writ" not in str(caught.value)

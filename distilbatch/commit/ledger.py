@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Sequence
 from pathlib import Path
 
 from distilbatch.commit.records import (
@@ -138,22 +137,21 @@ class RunLedger:
                     remedy="write to a folder that all nodes share, then run the same command again",
                 )
 
-    def record_crashing_rows(self, plan: PlanRecord, index: int, rows: Sequence[int], *, message: str) -> None:
+    def record_crashing_rows(self, record: DeathRecord) -> None:
         """Note rows of a shard that kill their worker. A crash before this only means they are found once more."""
-        record = DeathRecord(index=index, plan_id=plan.plan_id, rows=tuple(rows), message=message)
         number = 1
-        while not self.store.put_new(self.layout.death(index, number), record.to_bytes()):
+        while not self.store.put_new(self.layout.death(record.index, number), record.to_bytes()):
             number += 1
 
-    def crashing_rows(self, plan: PlanRecord) -> dict[int, tuple[int, ...]]:
-        """The rows that :meth:`record_crashing_rows` has noted, rising, by shard."""
-        found: dict[int, set[int]] = {}
+    def crashing_rows(self, plan: PlanRecord) -> dict[int, dict[int, str]]:
+        """By shard, the rows that :meth:`record_crashing_rows` has noted, with their errors."""
+        found: dict[int, dict[int, str]] = {}
         for folder in self.store.names(self.layout.deaths):
             for name in self.store.names(self.layout.deaths / folder):
                 record = self._read(DeathRecord, self.layout.deaths / folder / name)
                 if record is not None and record.plan_id == plan.plan_id:
-                    found.setdefault(record.index, set()).update(record.rows)
-        return {index: tuple(sorted(rows)) for index, rows in found.items()}
+                    found.setdefault(record.index, {}).update(dict.fromkeys(record.rows, record.error))
+        return found
 
     def decide(self, plan: PlanRecord, *, epoch: int, run_id: str) -> CommitRecord:
         """K10 and K11: check every shard record and staged file, then decide the run.

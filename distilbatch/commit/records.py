@@ -208,12 +208,16 @@ class ShardRecord(_Record):
 
 
 class DeathRecord(_Record):
-    """Rows of a shard that kill the process that computes them; no later attempt computes them again."""
+    """Rows of a shard that kill the process that computes them, or hang in it; no later attempt computes them again.
+
+    ``message`` is for people, and ``error`` what each row is told to be (empty in records of older versions).
+    """
 
     index: Count
     plan_id: Digest
     rows: tuple[Count, ...]
     message: str
+    error: str = ""
 
 
 class CommitRecord(_Record):

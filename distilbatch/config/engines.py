@@ -31,6 +31,9 @@ class Engine(Section):
             small table.
         threads: Threads of the forward pass in each process.
         shutdown_grace_s: Seconds that shards in flight get to finish after a signal.
+        hang_timeout_s: Seconds after which a worker hangs of which nothing came, not even a token batch: its stacks go
+            to the log; on Ray it is replaced, and a row that does it again becomes an error row, and locally the run
+            ends. 0 and null wait for ever. Loading models does not count.
         actors: Ray: how many; ``auto`` fills the cluster.
         cpus_per_actor: Ray: CPUs each one reserves; ``auto`` leaves none idle.
         gpus_per_actor: Ray: GPUs each one reserves; a fraction shares a GPU.
@@ -49,6 +52,7 @@ class Engine(Section):
     shard_rows: AutoInt = "auto"
     threads: AutoInt = "auto"
     shutdown_grace_s: Annotated[float, Number(minimum=0, whole=False)] = 30.0
+    hang_timeout_s: Annotated[float, Number(minimum=0, whole=False)] | None = 1800.0
     actors: AutoInt = "auto"
     cpus_per_actor: AutoNumber = "auto"
     gpus_per_actor: GpuShare = "auto"

@@ -56,6 +56,8 @@ class ParquetSink(Section):
         compression: Codec of all columns.
         compression_level: Level of the codec; zstd only, 3 when not given.
         row_group_rows: Rows of a row group, at most.
+        max_error_share: Most of a run's rows, from 0 to 1, that may be error rows. A run with more is not published;
+            what it has computed is kept, and a higher share publishes it. Null publishes any.
     """
 
     type: Literal["parquet"] = "parquet"
@@ -65,6 +67,7 @@ class ParquetSink(Section):
     compression: Literal["zstd", "snappy", "none"] = "zstd"
     compression_level: Annotated[int, Number(minimum=1, maximum=22)] | None = Field(default=None, validate_default=True)
     row_group_rows: Annotated[int, Number(minimum=1)] = 131_072
+    max_error_share: Annotated[float, Number(minimum=0, maximum=1, whole=False)] | None = None
 
     @field_validator("passthrough")
     @classmethod

@@ -39,7 +39,6 @@ class Attempt:
         self.attempt_id = uuid4().hex
         self._stop = stop
         self._path = trace
-        self._crashing = frozenset(task.crashing_rows)
         self._files: dict[str, int] = {}
 
     def leave_trace(self, stage: str, rows: NDArray[np.int64]) -> None:
@@ -62,10 +61,10 @@ class Attempt:
                 self._files[stage] = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
             os.pwrite(self._files[stage], data, 0)
 
-    def crashing_rows(self, buffer: SourceBatch) -> set[int]:
-        """Buffer rows that must not be computed."""
-        stop = buffer.row_start + buffer.batch.num_rows
-        return {row - buffer.row_start for row in self._crashing if buffer.row_start <= row < stop}
+    def crashing_rows(self, buffer: SourceBatch) -> dict[int, str]:
+        """Buffer rows that must not be computed, with their errors."""
+        start, stop = buffer.row_start, buffer.row_start + buffer.batch.num_rows
+        return {row - start: error for row, error in self.task.crashing_rows.items() if start <= row < stop}
 
     def close(self) -> None:
         """Remove the trace: the attempt ended without the help of the operating system."""

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 from distilbatch.errors import ResourceError
 
 Rows = tuple[int, ...]
 
+CRASH_MESSAGE = "WORKER_CRASH: computing this row killed its worker process"
+_ROWS_OF_A_BATCH = 10  # a low estimate
+_LEAST_PROBE_S = 60.0
 MAX_NEIGHBOURS = 8  # suspects in a row that kill: beyond it the rows are hardly to blame
 
 
@@ -44,7 +47,20 @@ def find_crashing_rows(rows: Rows, *, dies_at: Callable[[Rows], int | None]) -> 
     return tuple(row for row in suspects if dies_at((row,)) == row)
 
 
-def without_rows(rows: Sequence[int], excluded: Sequence[int]) -> Rows:
+def hang_message(limit_s: float) -> str:
+    """The error of a row that hangs."""
+    return (
+        f"WORKER_HANG: computing this row made no progress for {limit_s:g} s; "
+        "if it only needs longer, raise engine.hang_timeout_s in another run"
+    )
+
+
+def probe_timeout_s(limit_s: float) -> float:
+    """How long nothing may come of a single row, where ``limit_s`` is for a batch: all else waits for a search."""
+    return max(limit_s / _ROWS_OF_A_BATCH, min(limit_s, _LEAST_PROBE_S))
+
+
+def without_rows(rows: Sequence[int], excluded: Collection[int]) -> Rows:
     """``rows`` without ``excluded``, in order."""
     gone = frozenset(excluded)
     return tuple(row for row in rows if row not in gone)

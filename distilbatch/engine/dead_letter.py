@@ -1,6 +1,6 @@
 """The dead letter: rows that could not be annotated, with their text, so that they can be looked at and retried.
 
-Derived from the committed output and the source after a run, hence never a second output to keep consistent.
+Derived from the elected output and the source after a run, hence never a second output to keep consistent.
 Null and empty rows are not in it: there is nothing to retry.
 """
 
@@ -35,7 +35,7 @@ def write_dead_letter(job: Job, plan: PlanRecord, ledger: RunLedger, source_sche
     Args:
         job: The job.
         plan: Its plan.
-        ledger: Its records; publishing must be finished.
+        ledger: Its records; all shards must have one.
         source_schema: The columns to give each row back with.
     """
     final = ledger.layout.dead_letter
@@ -57,7 +57,7 @@ def _error_rows(job: Job, plan: PlanRecord, ledger: RunLedger, source_schema: pa
         if record is None or not record.statuses.get(RowStatus.ERROR.value):
             continue
         fragment = plan.fragments[shard.fragment]
-        errors = dict(_errors_of(ledger, record))
+        errors = dict(errors_of(ledger, record))
         for start, stop in _runs(sorted(errors)):
             yield from _with_source(job, fragment, range(start, stop), errors, source_schema)
 
@@ -71,10 +71,13 @@ def _runs(rows: list[int]) -> Iterator[tuple[int, int]]:
             start = end
 
 
-def _errors_of(ledger: RunLedger, record: ShardRecord) -> Iterator[tuple[int, str | None]]:
+def errors_of(ledger: RunLedger, record: ShardRecord) -> Iterator[tuple[int, str | None]]:
+    """The source rows of a shard that are error rows, with their errors, from its published or staged files."""
     for part, file in enumerate(record.files):
         name = published_name(record.index, record.shard_id, part, len(record.files))
         path = ledger.layout.published(file.partition, name)
+        if not path.exists():
+            path = ledger.layout.staging / file.name
         try:
             rows = pq.ParquetFile(path).read(columns=[schema.ROW])
         except OSError as error:

@@ -16,12 +16,13 @@ from typing_extensions import override
 from distilbatch.commit.claims import ClaimChain
 from distilbatch.commit.ledger import RunLedger
 from distilbatch.commit.ownership import Ownership
-from distilbatch.commit.records import PlanRecord
+from distilbatch.commit.records import DeathRecord, PlanRecord
 from distilbatch.commit.store import LocalStore, Store, refuse_two_file_systems
 from distilbatch.config import Config, load_config, resolve_date, today_in
 from distilbatch.engine import planning
 from distilbatch.engine.changes import changed_files, refuse_changed_files
 from distilbatch.engine.dead_letter import write_dead_letter
+from distilbatch.engine.error_budget import refuse_too_many_errors
 from distilbatch.engine.executor import Executor
 from distilbatch.engine.executors import executor_for
 from distilbatch.engine.failures import Failures
@@ -195,6 +196,7 @@ class Driver:
             rows = 0
             if ledger.commit() is None:
                 rows = self._label(job, plan, ledger, owner)  # K4 to K8
+                refuse_too_many_errors(job, plan, ledger)
                 ledger.decide(plan, epoch=epoch, run_id=owner.run_id)  # K10, K11
             ledger.publish(plan)  # K12, K13
             seconds = time.perf_counter() - start
@@ -231,14 +233,14 @@ class Driver:
             # Not our own plan; what we listed before it was made need not have its files.
             refuse_changed_files(plan, self._list_source(job), fragments)
         crashing = ledger.crashing_rows(plan)
-        tasks = [ShardTask(shard, plan.fragments[shard.fragment], crashing.get(shard.index, ())) for shard in todo]
+        tasks = [ShardTask(shard, plan.fragments[shard.fragment], crashing.get(shard.index, {})) for shard in todo]
         precision = settle_precision(job, plan, ledger, stop=self._stop)
         executor = self._make_executor(job, worker_spec(job, plan, precision=precision))
         rows, failures = 0, Failures(job.run_key)
         for outcome in executor.run(tasks, stop=_WindowStop(self._stop)):
             if isinstance(outcome, PoolEvent):
                 if outcome.shard is not None and outcome.rows:
-                    ledger.record_crashing_rows(plan, outcome.shard, outcome.rows, message=outcome.message)
+                    ledger.record_crashing_rows(_death(plan, outcome.shard, outcome))
                 self._progress.event(outcome)
             elif isinstance(outcome, ShardFailure):
                 failures.add(outcome, committed_rows=rows)
@@ -262,6 +264,10 @@ class Driver:
             raise BusyError(
                 f"{job.run_key}: another run took over", remedy="let it finish; what was committed here counts"
             )
+
+
+def _death(plan: PlanRecord, index: int, event: PoolEvent) -> DeathRecord:
+    return DeathRecord(index=index, plan_id=plan.plan_id, rows=event.rows, message=event.message, error=event.error)
 
 
 def _blocked(blocked: Sequence[tuple[str, StopError]], report: RunReport) -> StopError:

@@ -201,6 +201,7 @@ def worker_spec(job: Job, plan: PlanRecord, *, precision: str | None = None) -> 
             "model_fingerprint": model_fingerprint(job),
             **({"model_sources": canonical_json(plan.model_sources).decode()} if plan.model_sources else {}),
         },
+        hang_timeout_s=engine.hang_timeout_s or None,
     )
 
 

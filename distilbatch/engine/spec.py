@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -122,6 +122,7 @@ class WorkerSpec:
         compression_level: Its level, or None.
         row_group_rows: Most rows of an output row group.
         footer: Lineage written to every file's footer.
+        hang_timeout_s: How long nothing may come of a step of the work; None for ever.
     """
 
     source_root: Path
@@ -140,6 +141,7 @@ class WorkerSpec:
     compression_level: int | None
     row_group_rows: int
     footer: dict[str, str]
+    hang_timeout_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,12 +151,13 @@ class ShardTask:
     Args:
         shard: The rows.
         fragment: The file they are in.
-        crashing_rows: Rows known to kill the process that computes them; they become error rows.
+        crashing_rows: Rows known to kill the process that computes them, or to hang in it; they become error rows
+            with these messages.
     """
 
     shard: Shard
     fragment: Fragment
-    crashing_rows: tuple[int, ...] = ()
+    crashing_rows: Mapping[int, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,12 +177,14 @@ class PoolEvent:
         message: For people.
         shard: The shard concerned, if any.
         rows: The rows concerned, if any.
+        error: The message of these rows, which become error rows.
     """
 
     kind: str
     message: str
     shard: int | None = None
     rows: tuple[int, ...] = field(default=())
+    error: str = ""
 
 
 Outcome = ShardResult | ShardFailure | PoolEvent

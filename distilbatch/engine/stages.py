@@ -9,6 +9,8 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Generic, TypeVar
 
+from distilbatch.engine.watchdog import Watchdog
+
 ItemT = TypeVar("ItemT")
 
 _POLL_S = 0.1
@@ -78,19 +80,40 @@ class Background(Generic[ItemT]):
 
 
 class StageClock:
-    """Busy seconds by stage; each stage is timed by the one thread that runs it."""
+    """Busy seconds by stage; each stage is timed by the one thread that runs it.
 
-    def __init__(self) -> None:
+    Args:
+        watchdog: Watches what is measured; None for nobody.
+        shard: What it is a part of.
+    """
+
+    def __init__(self, watchdog: Watchdog | None = None, shard: int | None = None) -> None:
         self.seconds: dict[str, float] = {}
+        self._watchdog = watchdog or Watchdog(None)
+        self._shard = shard
 
     @contextmanager
     def measure(self, stage: str) -> Iterator[None]:
         """Add the time of a block to ``stage``."""
         start = time.perf_counter()
         try:
-            yield
+            with self._watchdog.step(stage, self._shard):
+                yield
         finally:
             self.add(stage, time.perf_counter() - start)
+
+    def measure_each(self, stage: str, items: Iterator[ItemT]) -> Iterator[ItemT]:
+        """Iterate ``items``, and add the time that they take to ``stage``."""
+        while True:
+            with self.measure(stage):
+                item = next(items, None)
+            if item is None:
+                return
+            yield item
+
+    def beat(self, stage: str) -> None:
+        """Give a sign of life of a stage whose block goes on; see :class:`~distilbatch.engine.watchdog.Watchdog`."""
+        self._watchdog.beat(stage)
 
     def add(self, stage: str, seconds: float) -> None:
         """Add time that was measured elsewhere."""

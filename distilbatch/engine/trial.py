@@ -7,6 +7,7 @@ several precisions would stay in the driver's memory.
 from __future__ import annotations
 
 import json
+import logging
 import os
 import pickle
 import subprocess
@@ -17,11 +18,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from distilbatch.engine.spec import ShardTask, WorkerSpec
+from distilbatch.engine.watchdog import STACKS_BEGIN
 
 EXACT = "float32"
 _PROGRAM = "distilbatch.engine.trial_process"  # imports torch, which a driver can do without
 _POLL_S = 0.2
 _SAID = 300  # characters of what a failed trial printed last
+
+_log = logging.getLogger("distilbatch")
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,5 +91,9 @@ def run_trial(assignment: Assignment, *, stop: threading.Event) -> Trial | str:
         if answer.is_file():
             found = json.loads(answer.read_text("utf-8"))
             return found if isinstance(found, str) else Trial(**found)
-        last = said.read_text("utf-8", errors="replace").strip()[-_SAID:]
-        return f"the trial ended with code {process.returncode}: {' '.join(last.split())}"
+        words = said.read_text("utf-8", errors="replace").strip()
+        if (stacks := words.find(STACKS_BEGIN)) >= 0:
+            _log.warning("the stacks of a trial that hung:\n%s", words[stacks:])
+            limit = f"{assignment.spec.hang_timeout_s or 0:g} s (engine.hang_timeout_s)"
+            return f"the trial made no progress for {limit}; its stacks are in the log"
+        return f"the trial ended with code {process.returncode}: {' '.join(words[-_SAID:].split())}"

@@ -13,17 +13,24 @@ from typing import Any
 import pyarrow as pa
 
 from distilbatch.engine.agreement import agreeing
+from distilbatch.engine.attempt import PREDICT, TOKENIZE
 from distilbatch.engine.heads import Heads
 from distilbatch.engine.memory import steady_memory
 from distilbatch.engine.sampling import read_sample
 from distilbatch.engine.spec import WorkerSpec
+from distilbatch.engine.stages import StageClock
 from distilbatch.engine.trial import EXACT, Assignment, Trial
+from distilbatch.engine.watchdog import EndWithStacks, Watchdog
 from distilbatch.errors import DistilbatchError
 from distilbatch.inference.precision import fast_precisions, resolve_device
 
 
-def measure(assignment: Assignment) -> Trial:
+def measure(assignment: Assignment, watchdog: Watchdog | None = None) -> Trial:
     """Compute the sample in float32 and in each precision, in this process; nothing where there is none to compare.
+
+    Args:
+        assignment: What to compute.
+        watchdog: Told of the work that is under way; None where nobody watches.
 
     Raises:
         DistilbatchError: The sample cannot be read, or the models cannot run.
@@ -32,13 +39,15 @@ def measure(assignment: Assignment) -> Trial:
     precisions = fast_precisions(device) if assignment.precisions is None else assignment.precisions
     if not precisions:
         return Trial(0, {}, {}, device.type)
-    batches = [batch for task in assignment.tasks for batch in read_sample(assignment.spec, task, assignment.max_rows)]
-    exact, seconds = _annotate(assignment.spec, batches, EXACT)
+    clock = StageClock(watchdog)
+    samples = (read_sample(assignment.spec, task, assignment.max_rows) for task in assignment.tasks)
+    batches = [batch for sample in samples for batch in clock.measure_each("read", sample)]
+    exact, seconds = _annotate(assignment.spec, batches, EXACT, clock)
     times = {EXACT: seconds}
     agreement: dict[str, float] = {}
     rows = 0
     for precision in precisions:
-        found, times[precision] = _annotate(assignment.spec, batches, precision)
+        found, times[precision] = _annotate(assignment.spec, batches, precision, clock)
         same = [agreeing(a, b) for a, b in zip(exact, found, strict=True)]
         rows = sum(len(part) for part in same)
         agreement[precision] = sum(int(part.sum()) for part in same) / max(1, rows)
@@ -47,7 +56,7 @@ def measure(assignment: Assignment) -> Trial:
 
 
 def _annotate(
-    spec: WorkerSpec, batches: Sequence[pa.RecordBatch], precision: str
+    spec: WorkerSpec, batches: Sequence[pa.RecordBatch], precision: str, clock: StageClock
 ) -> tuple[list[tuple[pa.Array, ...]], float]:
     """The columns of each batch, and the seconds of the models alone."""
     device = replace(spec.device, precision=precision, settled=False)
@@ -55,8 +64,10 @@ def _annotate(
     heads.predict(heads.tokenize(heads.harmless()))  # the first call of a kernel compiles it
     columns, seconds = [], 0.0
     for batch in batches:
-        buffer = heads.tokenize(dict(zip(batch.schema.names, batch.columns, strict=True)))
-        outputs = heads.predict(buffer)
+        with clock.measure(TOKENIZE):
+            buffer = heads.tokenize(dict(zip(batch.schema.names, batch.columns, strict=True)))
+        with clock.measure(PREDICT):
+            outputs = heads.predict(buffer, on_batch=lambda _rows: clock.beat(PREDICT))
         seconds += sum(output.seconds for output in outputs)
         columns.append(heads.decode(buffer, outputs).columns)
     return columns, seconds
@@ -66,7 +77,8 @@ def _main(orders: str, answer: str) -> None:
     steady_memory()
     assignment: Assignment = pickle.loads(Path(orders).read_bytes())  # written by run_trial, for this process alone
     try:
-        found: dict[str, Any] | str = asdict(measure(assignment))
+        watchdog = Watchdog(assignment.spec.hang_timeout_s, alarm=EndWithStacks(sys.stderr.buffer))
+        found: dict[str, Any] | str = asdict(measure(assignment, watchdog))
     except DistilbatchError as error:
         found = str(error)
     Path(answer).write_text(json.dumps(found), "utf-8")

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 import numpy as np
 import psutil
 import pyarrow as pa
+from numpy.typing import NDArray
 
 from distilbatch import schema
 from distilbatch.commit.store import refuse_unshared
@@ -24,12 +25,14 @@ from distilbatch.engine.annotated import TokenizedBuffer, row_array
 from distilbatch.engine.attempt import DECODE, PREDICT, PROBE, TOKENIZE, Attempt
 from distilbatch.engine.buffers import sort_buffers
 from distilbatch.engine.columns import passthrough_column, replace_rows
+from distilbatch.engine.crashes import CRASH_MESSAGE
 from distilbatch.engine.heads import Heads
 from distilbatch.engine.hooks import run_hook
 from distilbatch.engine.memory import release_free_memory, steady_memory
 from distilbatch.engine.spec import ShardTask, WorkerSpec
 from distilbatch.engine.stages import Background, StageClock
 from distilbatch.engine.tally import Tally
+from distilbatch.engine.watchdog import Watchdog
 from distilbatch.errors import ResourceError
 from distilbatch.inference.faults import is_lost_device, lost_device
 from distilbatch.inference.predictor import BatchObserver
@@ -39,8 +42,6 @@ from distilbatch.records import Fragment, HeadOutput, ShardResult, SourceBatch
 from distilbatch.sink.parquet import ParquetStager
 from distilbatch.source.open_files import OpenFiles
 from distilbatch.source.reader import read_shard
-
-CRASH_MESSAGE = "WORKER_CRASH: computing this row killed its worker process"
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +59,7 @@ class Worker:
         heads: The models, if they are loaded already.
         end_process: Called with our error for a device that is lost to this process, before the trace of what it was
             computing is removed. Where it returns, the error is raised.
+        watchdog: Told of the work that is under way; None where nobody watches.
 
     Raises:
         CheckpointError: A checkpoint cannot be used.
@@ -72,9 +74,11 @@ class Worker:
         *,
         heads: Heads | None = None,
         end_process: Callable[[ResourceError], object] = lambda _error: None,
+        watchdog: Watchdog | None = None,
     ) -> None:
         self._spec = spec
         self._end_process = end_process
+        self._watchdog = watchdog or Watchdog(None)
         refuse_unshared(spec.layout.plan)
         steady_memory()
         self._heads = heads or Heads(spec.heads, device=spec.device, max_doc_bytes=spec.max_doc_bytes)
@@ -107,7 +111,7 @@ class Worker:
         with storing("create", staging):
             staging.mkdir(parents=True, exist_ok=True)
         attempt = Attempt(task, trace=self._spec.layout.trace(task.shard.index), stop=stop)
-        clock, start = StageClock(), time.perf_counter()
+        clock, start = StageClock(self._watchdog, task.shard.index), time.perf_counter()
         tally = self._tally()
         try:
             with self._stager(attempt) as stager, closing(self._predicted(attempt, clock)) as predicted:
@@ -150,28 +154,31 @@ class Worker:
             stage: The last stage to run.
         """
         attempt = Attempt(task, trace=self._spec.layout.trace(task.shard.index), stop=None)
+        clock = StageClock(self._watchdog, task.shard.index)
         try:
-            for buffer in self._read(task.fragment, rows[0], rows[-1] + 1):
+            for buffer in clock.measure_each("read", self._read(task.fragment, rows[0], rows[-1] + 1)):
                 for row in rows:
                     offset = row - buffer.row_start
                     if 0 <= offset < buffer.batch.num_rows:
                         attempt.leave_trace(PROBE, np.array([row]))
-                        self._run_to(stage, SourceBatch(buffer.batch.slice(offset, 1), row, buffer.error), attempt)
+                        alone = SourceBatch(buffer.batch.slice(offset, 1), row, buffer.error)
+                        self._run_to(stage, alone, attempt, clock)
         finally:
             attempt.close()
 
     def canary(self) -> None:
         """Compute a harmless text: a process that dies of it does so through no fault of the source."""
-        self._compute(self._heads.tokenize(self._heads.harmless()))
+        with self._watchdog.step("canary"):
+            self._compute(self._heads.tokenize(self._heads.harmless()))
 
-    def _run_to(self, stage: str, buffer: SourceBatch, attempt: Attempt) -> None:
-        clock = StageClock()
+    def _run_to(self, stage: str, buffer: SourceBatch, attempt: Attempt, clock: StageClock) -> None:
         batch, tokenized = self._tokenize(buffer, attempt, clock)
         if stage == TOKENIZE:
             return
         predicted = self._predict(batch, tokenized, attempt, clock)
         if stage == DECODE:
-            self._assemble(predicted, attempt, self._tally())
+            with clock.measure("decode"):
+                self._assemble(predicted, attempt, self._tally())
 
     def _tally(self) -> Tally:
         return Tally([head.name for head in self._spec.heads])
@@ -194,7 +201,7 @@ class Worker:
 
     def _predicted(self, attempt: Attempt, clock: StageClock) -> Generator[_Predicted, None, None]:
         shard = attempt.task.shard
-        read = _timed(self._read(attempt.fragment, shard.row_start, shard.row_stop), clock, "read")
+        read = clock.measure_each("read", self._read(attempt.fragment, shard.row_start, shard.row_stop))
         with closing(Background(sort_buffers(read, target_rows=self._spec.sort_buffer_rows))) as buffers:
             tokenized = (self._tokenize(buffer, attempt, clock) for buffer in buffers)
             with (
@@ -232,7 +239,7 @@ class Worker:
             tokenized = self._heads.tokenize(dict(zip(asked.schema.names, asked.columns, strict=True)))
             batch = self._hide(batch, hidden, original=buffer.batch)
             errors = dict.fromkeys(range(batch.num_rows), buffer.error) if buffer.error else {}
-            errors |= dict.fromkeys(crashing, CRASH_MESSAGE)
+            errors |= {row: error or CRASH_MESSAGE for row, error in crashing.items()}
             texts = tokenized.texts.with_errors(errors)
             return SourceBatch(batch, buffer.row_start), TokenizedBuffer(texts, tokenized.questions)
 
@@ -247,7 +254,12 @@ class Worker:
     def _predict(
         self, buffer: SourceBatch, tokenized: TokenizedBuffer, attempt: Attempt, clock: StageClock
     ) -> _Predicted:
-        outputs = self._compute(tokenized, lambda rows: attempt.leave_trace(PREDICT, rows + buffer.row_start))
+        def note(rows: NDArray[np.int64]) -> None:
+            clock.beat(PREDICT)  # of all shards that wait for the device, which takes one at a time
+            attempt.leave_trace(PREDICT, rows + buffer.row_start)
+
+        with self._watchdog.step(PREDICT, attempt.task.shard.index):
+            outputs = self._compute(tokenized, note)
         clock.add("forward", sum(output.seconds for output in outputs))
         return _Predicted(buffer, tokenized, outputs)
 
@@ -278,12 +290,3 @@ class Worker:
         computed = sum(output.tokens_computed for output in item.outputs)
         tally.add(annotated, batch, computed=computed, repeated=item.tokenized.repeated)
         return batch
-
-
-def _timed(items: Iterator[SourceBatch], clock: StageClock, stage: str) -> Iterator[SourceBatch]:
-    while True:
-        with clock.measure(stage):
-            item = next(items, None)
-        if item is None:
-            return
-        yield item

@@ -69,7 +69,7 @@ def test_a_mapping_loads_like_a_file(write):
          ["job.yaml:6: sink.compresion: unknown key (did you mean 'compression'?)"]),
         ("sink: {path: out, zzz: 1}",
          ["job.yaml:6: sink.zzz: unknown key (expected one of type, path, passthrough, partition_by, compression, "
-          "compression_level, row_group_rows)"]),
+          "compression_level, row_group_rows, max_error_share)"]),
         ("sink: {}", ["job.yaml:6: sink.path: required key is missing"]),
         ("sink: {path: }", ["job.yaml:6: sink.path: expected a string, found nothing"]),
         ("sink: {path: ''}", ["job.yaml:6: sink.path: expected a path, found ''"]),
@@ -247,7 +247,7 @@ def test_all_problems_of_a_file_are_reported_at_once_in_line_order(write):
         "job.yaml:13: job.name: key given twice, first on line 12",
         "-s engine.type: expected 'local' or 'ray', found 'raj'",
         "-s sink.fromat: unknown key (expected one of type, path, passthrough, partition_by, compression, "
-        "compression_level, row_group_rows)",
+        "compression_level, row_group_rows, max_error_share)",
     ]
 
 

@@ -81,6 +81,7 @@ def test_a_setting_that_changes_results_changes_the_fingerprint(override):
         "annotate.0.revision=v1", "models.topic={model: a/b, revision: v1}", "sink.path=elsewhere",
         "sink.compression=snappy", "sink.row_group_rows=10", "engine.device=cpu", "engine.max_batch_tokens=64",
         "engine.sort_buffer_rows=8", "engine.shard_rows=8", "engine.threads=1", "engine.type=ray",
+        "engine.hang_timeout_s=null", "sink.max_error_share=0.1",
     ],
 )
 def test_a_setting_that_only_moves_work_keeps_the_fingerprint(override):

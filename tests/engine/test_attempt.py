@@ -23,7 +23,7 @@ def trace(tmp_path):
 
 
 def attempt(trace, *, crashing=(), stop=None) -> Attempt:
-    return Attempt(ShardTask(SHARD, FRAGMENT, tuple(crashing)), trace=trace, stop=stop)
+    return Attempt(ShardTask(SHARD, FRAGMENT, dict.fromkeys(crashing, "it hangs")), trace=trace, stop=stop)
 
 
 def rows(*values: int):
@@ -88,7 +88,7 @@ def test_a_stopped_attempt_gives_up_before_its_next_rows(trace):
 def test_crashing_rows_are_found_in_the_buffer_they_are_in(trace):
     tried = attempt(trace, crashing=(99, 100, 149, 150))
     buffer = SourceBatch(pa.record_batch({"text": ["a"] * 50}), row_start=100)
-    assert tried.crashing_rows(buffer) == {0, 49}
+    assert tried.crashing_rows(buffer) == {0: "it hangs", 49: "it hangs"}
 
 
 def test_attempts_have_names_of_their_own(trace):

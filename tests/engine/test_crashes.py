@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from distilbatch.engine.crashes import MAX_NEIGHBOURS, find_crashing_rows, without_rows
+from distilbatch.engine.crashes import MAX_NEIGHBOURS, find_crashing_rows, probe_timeout_s, without_rows
 from distilbatch.errors import ResourceError
 
 suspects = st.lists(st.integers(0, 10_000), unique=True, max_size=300).map(lambda rows: tuple(sorted(rows)))
@@ -78,3 +78,8 @@ def test_a_cause_that_is_no_row_ends_the_search_soon():
 
 def test_without_rows_keeps_the_order():
     assert without_rows((5, 1, 4, 2), (4, 9)) == (5, 1, 2)
+
+
+@pytest.mark.parametrize(("limit", "probe"), [(2, 2), (60, 60), (300, 60), (600, 60), (1800, 180)])
+def test_a_single_row_gets_less_time_than_a_batch_but_never_too_little(limit, probe):
+    assert probe_timeout_s(limit) == probe

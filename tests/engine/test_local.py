@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import itertools
+import re
 import threading
+import time
 from pathlib import Path
 
 import pandas as pd
@@ -10,11 +12,15 @@ import pytest
 from engine_samples import assert_exact, config_of, labelled, list_texts, random_texts, worker_spec, write_source
 
 import distilbatch
-from distilbatch.engine.driver import Progress
+from distilbatch.commit.store import LocalStore
+from distilbatch.engine.driver import Progress, resolve_run
 from distilbatch.engine.heads import Heads
+from distilbatch.engine.job import worker_spec as resolved_spec
 from distilbatch.engine.local import LocalExecutor
+from distilbatch.engine.planning import obtain_plan
 from distilbatch.engine.spec import ShardFailure, ShardTask
 from distilbatch.errors import CheckpointError, DataError, InterruptedRunError, ResourceError
+from distilbatch.model.modeling import DistilBertModel
 from distilbatch.records import Shard, ShardResult
 
 
@@ -127,6 +133,61 @@ def test_a_device_that_cannot_take_the_models_is_no_bug(source, tmp_path, checkp
     with pytest.raises(ResourceError, match=expected) as caught:
         distilbatch.run(config_of(source, tmp_path / "out", checkpoint))
     assert caught.value.exit_code == 7
+
+
+def test_work_that_hangs_ends_the_run_with_its_stacks_and_a_resume_goes_on(
+    source, tmp_path, checkpoint, monkeypatch, caplog
+):
+    release, tokenize = threading.Event(), Heads.tokenize
+
+    def waits_in_vain(heads, columns):
+        if columns["text"][0].as_py() == texts[100]:
+            release.wait()
+        return tokenize(heads, columns)
+
+    texts = pq.read_table(source / "part-0.parquet").column("text").to_pylist()
+    monkeypatch.setattr(Heads, "tokenize", waits_in_vain)
+    config = config_of(source, tmp_path / "out", checkpoint, shard_rows=20, hang_timeout_s=0.5)
+    try:
+        with pytest.raises(
+            ResourceError,
+            match=r"shard 5 hangs; expected progress within 0\.5 s \(engine\.hang_timeout_s\); found none for \d s in "
+            r"the stage tokenize of rows 100 to 119 of part-0\.parquet; .* -s engine\.type=ray, which makes error rows",
+        ) as caught:
+            distilbatch.run(config)
+    finally:
+        release.set()
+    assert caught.value.exit_code == 7
+    assert re.search(r"one of which hangs:\n(.*\n)+.* in waits_in_vain\n", caplog.text)
+    assert not (tmp_path / "out" / "data").exists()
+    for thread in threading.enumerate():
+        if thread.name.startswith("shard"):
+            thread.join()  # which nobody has waited for
+    assert 0 < distilbatch.run(config).rows_this_attempt < 200
+    assert_exact(tmp_path / "out", source)
+
+
+def test_a_shard_that_goes_on_slowly_or_waits_for_its_turn_does_not_hang(source, tmp_path, checkpoint, monkeypatch):
+    forward = DistilBertModel.forward_packed
+
+    def slow(*arguments, **options):
+        time.sleep(0.05)
+        return forward(*arguments, **options)
+
+    monkeypatch.setattr(DistilBertModel, "forward_packed", slow)
+    config = config_of(
+        source, tmp_path / "out", checkpoint, shard_rows=100, sort_buffer_rows=100, max_batch_tokens=64,
+        precision="float32", hang_timeout_s=1,
+    )  # fmt: skip
+    report = distilbatch.run(config)
+    assert report.stage_seconds["forward"] > 2 * 1.2  # so that each of two shards waits longer than the limit
+    assert report.rows_this_attempt == 200
+
+
+@pytest.mark.parametrize("limit", [0, None])
+def test_nobody_watches_where_that_is_turned_off(source, tmp_path, checkpoint, limit):
+    job = resolve_run(config_of(source, tmp_path / "out", checkpoint, hang_timeout_s=limit))
+    assert resolved_spec(job, obtain_plan(job, LocalStore())).hang_timeout_s is None
 
 
 def test_after_stop_nothing_new_starts(executor):

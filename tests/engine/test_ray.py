@@ -22,10 +22,10 @@ from distilbatch.config import Engine
 from distilbatch.engine.actors.cluster import connected
 from distilbatch.engine.actors.shard_actor import start_actor
 from distilbatch.engine.actors.slots import Slots, plan_slots
+from distilbatch.engine.crashes import CRASH_MESSAGE, hang_message
 from distilbatch.engine.driver import Progress
 from distilbatch.engine.spec import PoolEvent
 from distilbatch.engine.summary import RunReport
-from distilbatch.engine.worker import CRASH_MESSAGE
 from distilbatch.errors import CheckpointError, DistilbatchError, InterruptedRunError, ResourceError, SetupError
 from distilbatch.model.modeling import DistilBertModel
 
@@ -240,6 +240,45 @@ def test_a_row_that_spoils_the_device_of_its_worker_is_one_that_kills_it(run, so
     assert [event.rows for event in watch.events if event.kind == "crashing_rows"] == [(333,)]
     assert [row[:3] for row in labelled(tmp_path / "out") if row[1] != "ok"] == [(333, "error", CRASH_MESSAGE)]
     assert_exact(tmp_path / "out", source)
+
+
+def test_a_row_that_hangs_its_worker_becomes_an_error_row_and_the_log_says_where(
+    run, source, tmp_path, pipeline, caplog
+):
+    texts = ["bada kego" for _ in range(600)]
+    texts[333] = "bada endless"
+    write_source(source, texts, group_rows=60)
+    # A call that keeps the interpreter to itself: no other thread of the worker, Ray's included, runs any more.
+    endless = pipeline(
+        "import re\n"
+        "def before(batch):\n"
+        '    if any(text and "endless" in text for text in batch.column("text").to_pylist()):\n'
+        '        re.match("(a+)+$", "a" * 64 + "b")\n'
+        "    return batch"
+    )
+    watch = Watch()
+    report = run(watch, pipeline=endless, hang_timeout_s=3)
+    assert report.statuses == {"ok": 599, "error": 1}
+    assert [row[:3] for row in labelled(tmp_path / "out") if row[1] != "ok"] == [(333, "error", hang_message(3))]
+    assert watch.count("died") == 2
+    assert all("no progress for 3 s (engine.hang_timeout_s)" in e.message for e in watch.events if e.kind == "died")
+    assert [event.rows for event in watch.events if event.kind == "crashing_rows"] == [(333,)]
+    stacks = [record.getMessage() for record in caplog.records if "the stacks of a worker" in record.getMessage()]
+    assert len(stacks) == 4  # two of the pool and two of the search
+    assert all(re.search(r'File ".*pipeline.py", line \d+ in before', text) for text in stacks)
+    assert_exact(tmp_path / "out", source)
+    # It is never met again, and its record says why it is an error.
+    (evidence,) = (tmp_path / "out" / "_distilbatch").rglob("deaths/*/*.json")
+    assert hang_message(3) in evidence.read_text()
+
+
+def test_a_slow_worker_does_not_hang(run, source, pipeline):
+    write_source(source, ["bada kego"] * 60, group_rows=60)
+    slow = pipeline("def before(batch):\n    time.sleep(0.7)\n    return batch")
+    watch = Watch()
+    report = run(watch, pipeline=slow, hang_timeout_s=2.5, sort_buffer_rows=10)
+    assert report.seconds > 4.2  # of its one shard
+    assert (report.statuses, watch.count("died")) == ({"ok": 60}, 0)
 
 
 def test_a_model_that_kills_whatever_it_computes_ends_the_run_soon_and_accuses_no_row(run, tmp_path, pipeline):

@@ -328,6 +328,21 @@ def test_a_trial_that_dies_says_why_and_one_that_is_stopped_ends(folder):
     assert isinstance(trial.run_trial(trial.Assignment(spec, tasks, 10, ("int8",)), stop=stop), str)
 
 
+def test_a_trial_that_hangs_ends_and_says_so(folder, caplog):
+    job, plan, _ = planned(tiny_job.job_config(folder))
+    tasks = (settle.ShardTask(plan.shards[0], plan.fragments[0]),)
+    hook = folder / "hook.py"
+    hook.write_text(
+        "import time\nfrom distilbatch import Pipeline, TextClassification\n"
+        "def before(batch):\n    time.sleep(1000)\n"
+        'PIPELINE = Pipeline(annotate=[TextClassification(name="answer")], before=before)\n'
+    )
+    spec = replace(settle.worker_spec(job, plan), pipeline=hook, hang_timeout_s=8.0)
+    found = trial.run_trial(trial.Assignment(spec, tasks, 10, ("int8",)), stop=threading.Event())
+    assert found == "the trial made no progress for 8 s (engine.hang_timeout_s); its stacks are in the log"
+    assert 'hook.py", line 4 in before' in caplog.text
+
+
 def test_measuring_in_this_process_compares_each_precision_with_float32(folder):
     job, plan, _ = planned(tiny_job.job_config(folder))
     spec = settle.worker_spec(job, plan)

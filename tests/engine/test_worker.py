@@ -24,8 +24,9 @@ from engine_samples import (
 from distilbatch import schema
 from distilbatch.engine import tally
 from distilbatch.engine.attempt import DECODE, PREDICT, PROBE, TOKENIZE, Attempt
+from distilbatch.engine.crashes import CRASH_MESSAGE
 from distilbatch.engine.spec import DeviceSpec, ShardTask
-from distilbatch.engine.worker import CRASH_MESSAGE, Worker
+from distilbatch.engine.worker import Worker
 from distilbatch.errors import ConfigError, ConflictError, DataError, InterruptedRunError, ResourceError, SetupError
 from distilbatch.records import Shard, ShardResult
 from distilbatch.sink.parquet import read_footer
@@ -48,7 +49,7 @@ class Work:
 
     def task(self, start: int = 0, stop: int | None = None, *, crashing: tuple[int, ...] = ()) -> ShardTask:
         fragment = self.listing.fragments[0]
-        return ShardTask(Shard(0, "5" * 64, 0, start, stop or fragment.num_rows), fragment, crashing)
+        return ShardTask(Shard(0, "5" * 64, 0, start, stop or fragment.num_rows), fragment, dict.fromkeys(crashing, ""))
 
     def process(self, *rows: int, **options: object) -> tuple[ShardResult, pa.Table]:
         """Process one shard; gives the result and what is in its files, in the order they were staged."""

@@ -10,7 +10,7 @@ import logging
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -21,9 +21,17 @@ from typing_extensions import override
 from distilbatch.config import Engine
 from distilbatch.engine.actors.cluster import connected
 from distilbatch.engine.actors.search import CrashSearch
-from distilbatch.engine.actors.shard_actor import ActorSlot, first_line, next_slot, original_error, start_actor
+from distilbatch.engine.actors.shard_actor import (
+    ActorSlot,
+    Death,
+    look_into_death,
+    next_slot,
+    original_error,
+    start_actor,
+)
 from distilbatch.engine.actors.slots import Slots, alive_nodes, describe_nodes, plan_slots
 from distilbatch.engine.attempt import STAGES, take_trace
+from distilbatch.engine.crashes import CRASH_MESSAGE, probe_timeout_s
 from distilbatch.engine.executor import Executor
 from distilbatch.engine.spec import Outcome, PoolEvent, ShardFailure, ShardTask, WorkerSpec
 from distilbatch.errors import ResourceError
@@ -156,56 +164,56 @@ class _Pool:
         self._slots.remove(slot)
         ray.kill(slot.actor)  # it may only have been out of reach
         self._deaths += 1
-        yield PoolEvent("died", f"a worker died ({self._deaths} so far): {first_line(error)}")
-        self._refuse_more_deaths(error)
+        death = look_into_death(slot, error)
+        yield PoolEvent("died", f"a worker died ({self._deaths} so far): {death.cause}")
+        self._refuse_more_deaths(death)
         for ref, task in slot.tasks.items():
             result = _finished(ref)
             if result is not None:
                 yield result
             else:
-                yield from self._requeue(task)
+                yield from self._requeue(task, death)
         self._slots.append(self._new_slot())
 
-    def _refuse_more_deaths(self, error: RayError) -> None:
+    def _refuse_more_deaths(self, death: Death) -> None:
         limit = self._engine.max_worker_deaths
         if self._deaths > limit:
             raise ResourceError(
                 "workers keep dying",
                 expected=f"at most {limit} deaths (engine.max_worker_deaths)",
-                found=f"{self._deaths}; the last: {first_line(error)}",
-                remedy="look for the cause in Ray's logs, then run the same command again",
+                found=f"{self._deaths}; the last: {death.cause}",
+                remedy=f"{death.remedy}, then run the same command again",
             )
         if not self._ever_ready and self._deaths >= max(_MAX_DEATHS_AT_START, self._plan.actors + 1):
             raise ResourceError(
                 "workers die while they load the model",
-                found=f"{self._deaths} deaths; the last: {first_line(error)}",
-                remedy="look for the cause in Ray's logs, then run the same command again",
+                found=f"{self._deaths} deaths; the last: {death.cause}",
+                remedy=f"{death.remedy}, then run the same command again",
             )
 
-    def _requeue(self, task: ShardTask) -> Iterator[Outcome]:
+    def _requeue(self, task: ShardTask, death: Death) -> Iterator[Outcome]:
         index = task.shard.index
         suspects = {stage: take_trace(self._spec.layout.trace(index), stage) for stage in STAGES}
         self._blame[index] += any(suspects.values())
         if self._blame[index] and self._blame[index] % _DEATHS_BEFORE_SEARCH == 0:
-            guilty = CrashSearch(self._new_slot, trace=self._spec.layout.trace, stop=self._stop).search(task, suspects)
-            if guilty:
-                task = replace(task, crashing_rows=tuple(sorted({*task.crashing_rows, *guilty})))
-                message = f"rows {list(guilty)} of {task.fragment.path} kill workers; they become error rows"
-                yield PoolEvent("crashing_rows", message, shard=index, rows=guilty)
+            search = CrashSearch(self._new_probe, trace=self._spec.layout.trace, stop=self._stop)
+            if guilty := search.search(task, suspects):
+                task = replace(task, crashing_rows={**task.crashing_rows, **guilty})
+                yield from _told(task, guilty)
                 self._forgive(index, guilty)
         if self._blame[index] >= _MAX_DEATHS_OF_A_SHARD:
             yield ShardFailure(
                 index,
                 ResourceError(
                     f"shard {index} killed {self._blame[index]} workers",
-                    found="no single row that does it",
-                    remedy="look for the cause in Ray's logs",
+                    found=f"no single row that does it; the last: {death.cause}",
+                    remedy=death.remedy,
                 ),
             )
             return
         self._waiting.appendleft(task)
 
-    def _forgive(self, index: int, guilty: Sequence[int]) -> None:
+    def _forgive(self, index: int, guilty: Collection[int]) -> None:
         """Deaths that are explained by rows are none of the budget's; too many such rows are."""
         self._deaths = max(0, self._deaths - self._blame.pop(index))
         self._num_crashing_rows += len(guilty)
@@ -219,6 +227,21 @@ class _Pool:
 
     def _new_slot(self) -> ActorSlot:
         return start_actor(self._spec, self._engine, self._plan)
+
+    def _new_probe(self) -> ActorSlot:
+        """An actor that computes row by row, and is not given the time of a batch for each of them."""
+        limit = self._spec.hang_timeout_s
+        spec = replace(self._spec, hang_timeout_s=None if limit is None else probe_timeout_s(limit))
+        return start_actor(spec, self._engine, self._plan)
+
+
+def _told(task: ShardTask, guilty: Mapping[int, str]) -> Iterator[PoolEvent]:
+    """The rows that were found, those with the same error together."""
+    for error in dict.fromkeys(guilty.values()):
+        rows = tuple(row for row in guilty if guilty[row] == error)
+        what = "kill" if error == CRASH_MESSAGE else "hang"
+        message = f"rows {list(rows)} of {task.fragment.path} {what} workers; they become error rows"
+        yield PoolEvent("crashing_rows", message, shard=task.shard.index, rows=rows, error=error)
 
 
 def _finished(ref: Any) -> ShardResult | None:  # noqa: ANN401 - Ray's reference type is private

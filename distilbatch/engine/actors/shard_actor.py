@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from uuid import uuid4
 
 import ray
-from ray.exceptions import RayTaskError
+from ray.exceptions import RayError, RayTaskError
 
 from distilbatch.config import Engine
 from distilbatch.dated import date_worker_logs
 from distilbatch.engine.actors.slots import Slots
+from distilbatch.engine.crashes import CRASH_MESSAGE, hang_message
 from distilbatch.engine.failures import as_ours
 from distilbatch.engine.spec import ShardTask, WorkerSpec
+from distilbatch.engine.watchdog import EndWithStacks, Watchdog
 from distilbatch.errors import DistilbatchError, ResourceError
+from distilbatch.oserrors import storing
 from distilbatch.records import ShardResult
 from distilbatch.startup import quick_imports
 
@@ -25,6 +31,8 @@ if TYPE_CHECKING:
 
 
 _LOST_DEVICE_EXIT = 70  # EX_SOFTWARE; nobody reads it but people, in Ray's logs
+
+_log = logging.getLogger("distilbatch")
 
 
 class ShardActor:
@@ -36,8 +44,13 @@ class ShardActor:
     def placed(self) -> None:
         """Answer as soon as there is a process for the actor, before its models are loaded."""
 
-    def start(self, spec: WorkerSpec) -> dict[str, Any]:
-        """Load the models. Apart from the constructor, because Ray hides what a constructor raises."""
+    def start(self, spec: WorkerSpec, stacks: Path) -> dict[str, Any]:
+        """Load the models. Apart from the constructor, because Ray hides what a constructor raises.
+
+        Args:
+            spec: What the worker does.
+            stacks: Where it leaves its stacks when it hangs. The log of the driver is out of its reach.
+        """
         date_worker_logs()
         # The driver, which only makes handles of this class, does without torch.
         with quick_imports():
@@ -45,7 +58,7 @@ class ShardActor:
 
         # Read by the tokenizer's thread pool when it is first used.
         os.environ["RAYON_NUM_THREADS"] = str(spec.device.threads)
-        self._worker = Worker(spec, end_process=_end_process)
+        self._worker = Worker(spec, end_process=_end_process, watchdog=_watchdog(spec, stacks))
         gpus = ray.get_runtime_context().get_accelerator_ids()["GPU"]
         return {"pid": os.getpid(), "gpus": gpus, "precision": self._worker.precision}
 
@@ -77,6 +90,8 @@ class ActorSlot:
         start: The call that loads its models.
         ready: Whether they are loaded.
         tasks: Shards under way, by call.
+        stacks: Where its stacks are if it died because it hung; None where nobody watches.
+        hang_timeout_s: How long nothing may come of its work.
     """
 
     actor: Any
@@ -84,6 +99,23 @@ class ActorSlot:
     start: Any
     ready: bool = False
     tasks: dict[Any, ShardTask] = field(default_factory=dict)
+    stacks: Path | None = None
+    hang_timeout_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Death:
+    """Why an actor died.
+
+    Args:
+        cause: For people.
+        error: The message of a row that it died of.
+        remedy: Where to look.
+    """
+
+    cause: str
+    error: str = CRASH_MESSAGE
+    remedy: str = "look for the cause in Ray's logs"
 
 
 def _end_process(error: DistilbatchError) -> None:
@@ -94,6 +126,31 @@ def _end_process(error: DistilbatchError) -> None:
     sys.stderr.write(f"{error}\n")
     sys.stderr.flush()
     os._exit(_LOST_DEVICE_EXIT)
+
+
+def _watchdog(spec: WorkerSpec, stacks: Path) -> Watchdog:
+    if spec.hang_timeout_s is None:
+        return Watchdog(None)
+    with storing("write", stacks):
+        stacks.parent.mkdir(parents=True, exist_ok=True)
+        file = stacks.open("wb", buffering=0)
+    return Watchdog(spec.hang_timeout_s, alarm=EndWithStacks(file))
+
+
+def look_into_death(slot: ActorSlot, error: RayError) -> Death:
+    """Why an actor died. The stacks that it left where it hung go to the log."""
+    if slot.stacks is None or slot.hang_timeout_s is None:
+        return Death(first_line(error))
+    stacks = slot.stacks.read_text("utf-8", errors="replace") if slot.stacks.is_file() else ""
+    slot.stacks.unlink(missing_ok=True)
+    if not stacks:
+        return Death(first_line(error))
+    _log.warning("the stacks of a worker that made no progress for %g s:\n%s", slot.hang_timeout_s, stacks.strip())
+    return Death(
+        f"it made no progress for {slot.hang_timeout_s:g} s (engine.hang_timeout_s); its stacks are in the log",
+        hang_message(slot.hang_timeout_s),
+        "look for the cause in these stacks, or raise engine.hang_timeout_s if the work only needs longer",
+    )
 
 
 def start_actor(spec: WorkerSpec, engine: Engine, slots: Slots) -> ActorSlot:
@@ -108,7 +165,14 @@ def start_actor(spec: WorkerSpec, engine: Engine, slots: Slots) -> ActorSlot:
     }
     remote_class: Any = ray.remote(ShardActor)
     actor = remote_class.options(**options).remote()
-    return ActorSlot(actor, actor.placed.remote(), actor.start.remote(spec))
+    stacks = spec.layout.stacks(uuid4().hex)
+    return ActorSlot(
+        actor,
+        actor.placed.remote(),
+        actor.start.remote(spec, stacks),
+        stacks=stacks,
+        hang_timeout_s=spec.hang_timeout_s,
+    )
 
 
 def next_slot(slots: Sequence[ActorSlot], *, waiting: int, most: int) -> ActorSlot | None:
