@@ -135,7 +135,7 @@ def refuse_two_file_systems(sink: SinkLayout) -> None:
         SetupError: Published files and records are on two file systems.
     """
     data, control = (_existing(folder) for folder in (sink.data, sink.control))
-    with storing("look at", sink.root):
+    with storing(LOOK, sink.root):
         if data.stat().st_dev == control.stat().st_dev:
             return
     raise SetupError(
