@@ -95,4 +95,4 @@ def test_storage_that_does_not_answer_is_not_taken_for_a_missing_file(monkeypatc
     with monkeypatch.context() as patched, pytest.raises(SetupError, match=os.strerror(code)) as caught:  # noqa: PT012
         patched.setattr(os, "stat", refuse)
         what_is_at(tmp_path)
-    assert "writ" not in str(caught.value)
+    assert "writable" not in str(caught.value)

@@ -14,6 +14,7 @@ import torch
 from distilbatch.records import TokenBatch
 
 CPU_BATCH_TOKENS = 2048  # a few MB of activations stay in the caches
+STREAM_BATCH_TOKENS = 1024  # two streams share those caches; and more batches keep streams busy to the end of a buffer
 MIN_CUDA_BATCH_TOKENS = 16_384  # below it the host launches kernels more slowly than a large card runs them
 MAX_CUDA_BATCH_TOKENS = 65_536  # above it nothing gets faster
 PROBE_TOKENS = 4096

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from distilbatch.inference.backends import Backend, choose_backend
-from distilbatch.inference.budget import PAUSES_S, TokenBudget, plain_tokens, suitable_batch_tokens
+from distilbatch.inference.budget import PAUSES_S, STREAM_BATCH_TOKENS, TokenBudget, plain_tokens, suitable_batch_tokens
 from distilbatch.inference.faults import is_out_of_memory, starved
 from distilbatch.inference.flights import ArrivingPart, BusyClock, Flight, Part, assemble
 from distilbatch.inference.packing import pack
@@ -230,7 +230,7 @@ class Predictor:
             return Flight(documents, parts, Mark(self._device), start)
 
     def _suitable_batch_tokens(self) -> int:
-        return suitable_batch_tokens(self._computes, self._device)
+        return STREAM_BATCH_TOKENS if self.streams.count else suitable_batch_tokens(self._computes, self._device)
 
     def _computes(self, num_tokens: int) -> bool:
         """Whether memory holds that many tokens, without masks, together."""

@@ -18,7 +18,7 @@ from torch import nn
 from distilbatch.errors import ResourceError
 from distilbatch.inference import transfer
 from distilbatch.inference.backends import ReferenceBackend
-from distilbatch.inference.budget import CLEAN_BATCHES, CPU_BATCH_TOKENS, PAUSES_S
+from distilbatch.inference.budget import CLEAN_BATCHES, CPU_BATCH_TOKENS, PAUSES_S, STREAM_BATCH_TOKENS
 from distilbatch.inference.predictor import Predictor
 from distilbatch.inference.readouts import Embedding, MaskScores, Readout, SequenceLogits, TokenLogits
 from distilbatch.inference.streams import Streams
@@ -350,8 +350,10 @@ def test_an_error_with_batches_under_way_frees_the_predictor():
     np.testing.assert_array_equal(logits_of(predictor, documents([5, 5])), expected_of(documents([5, 5])))
 
 
-def test_without_a_budget_a_cpu_takes_its_own(model):
-    assert predictor_of(model, budget=None).max_batch_tokens == CPU_BATCH_TOKENS
+@pytest.mark.parametrize(("count", "budget"), [(0, CPU_BATCH_TOKENS), (2, STREAM_BATCH_TOKENS)])
+def test_without_a_budget_a_cpu_takes_its_own(model, monkeypatch, count, budget):
+    monkeypatch.setattr("distilbatch.inference.predictor.suitable_streams", lambda _device: Streams(count))
+    assert predictor_of(model, budget=None).max_batch_tokens == budget
 
 
 @pytest.mark.parametrize("name", ["classes", "masks", "states"])
