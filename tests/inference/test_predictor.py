@@ -96,6 +96,15 @@ def one_by_one(model: nn.Module, tokens: TokenBatch) -> np.ndarray:
     return torch.cat(logits).numpy() if logits else np.empty((0, NUM_CLASSES), np.float32)
 
 
+def output_of_all(predictor: Predictor, model: nn.Module, tokens: TokenBatch) -> HeadOutput:
+    """What a predictor says, which has to be what one document at a time gives, in order."""
+    (output,) = predictor.predict(tokens)
+    np.testing.assert_allclose(output.values, one_by_one(model, tokens), atol=1e-5, rtol=1e-5)
+    assert output.positions.tolist() == list(range(len(tokens)))
+    assert output.tokens_computed == len(tokens.input_ids)
+    return output
+
+
 class CountingModel(nn.Module):
     """Scores a document by its own tokens, and its encoder runs out of memory above ``capacity`` tokens."""
 
@@ -199,10 +208,7 @@ def test_results_that_are_read_late_are_the_same_in_the_same_order(model, max_un
     tokens = documents(np.random.default_rng(2).integers(1, 65, size=30), seed=2)
     predictor = predictor_of(model, budget=budget)
     predictor.max_unread = max_unread
-    (output,) = predictor.predict(tokens)
-    np.testing.assert_allclose(output.values, one_by_one(model, tokens), atol=1e-5, rtol=1e-5)
-    assert output.positions.tolist() == list(range(len(tokens)))
-    assert output.tokens_computed == len(tokens.input_ids)
+    output_of_all(predictor, model, tokens)
 
 
 def test_a_batch_is_read_once_the_next_one_is_launched(monkeypatch):
@@ -243,11 +249,7 @@ def test_results_of_streams_equal_those_of_one_document_at_a_time_in_order(model
     tokens = documents(rng.integers(1, 65, size=rng.integers(1, 40)), seed=seed)
     predictor = predictor_of(model, budget=budget)
     predictor.streams = streams
-    (output,) = predictor.predict(tokens)
-    np.testing.assert_allclose(output.values, one_by_one(model, tokens), atol=1e-5, rtol=1e-5)
-    assert output.positions.tolist() == list(range(len(tokens)))
-    assert output.tokens_computed == len(tokens.input_ids)
-    assert output.seconds > 0
+    assert output_of_all(predictor, model, tokens).seconds > 0
 
 
 @pytest.mark.parametrize("capacity", [1, 4, 9, 15, 40])

@@ -40,7 +40,7 @@ def load(workload: Workload, *, precision: str) -> PaddedPeer:
     settings = {
         "INFERENCE_PRECISION_HINT": wanted,
         "INFERENCE_NUM_THREADS": workload.threads,
-        "PERFORMANCE_HINT": "LATENCY",  # one batch at a time on all cores, as everybody else here
+        "PERFORMANCE_HINT": "LATENCY",  # one batch at a time on all cores, as every peer here
     }
     compiled = core.compile_model(model, "CPU", settings)
 
